@@ -1,0 +1,34 @@
+# shellcheck shell=bash
+# What run_cuda_baseline.sh and run_mlx_baseline.sh have in common. Sourced, never run by itself.
+#
+#   run_baseline TRAINER REQUIREMENTS CONFIG [KEY=VALUE ...]
+
+. "$(dirname "${BASH_SOURCE[0]}")/setup_python.sh"
+
+_pgl_usage() { # line that says what is wrong
+  printf 'error: %s\n' "$1" >&2
+  printf 'usage: bash %s CONFIG [KEY=VALUE ...], with one of these as CONFIG:\n' "$0" >&2
+  (cd "$PGL_ROOT" && printf '       %s\n' configs/*.env) >&2
+  exit 2
+}
+
+run_baseline() {
+  local trainer="$1" requirements="$2" config="${3:-}"
+  case "$config" in
+    '') _pgl_usage "no config given" ;;
+    -* | *=*) _pgl_usage "the first argument is $config; the config comes first" ;;
+  esac
+  shift 3
+
+  # A config is looked for where the command was typed, then in the repository root, where everything runs.
+  if [ -f "$config" ]; then
+    if [ "$PWD" != "$PGL_ROOT" ]; then config="$(cd "$(dirname "$config")" && pwd)/$(basename "$config")"; fi
+  elif [ ! -f "$PGL_ROOT/$config" ]; then
+    _pgl_usage "there is no config file $config"
+  fi
+
+  cd "$PGL_ROOT" || exit 1
+  setup_python "$requirements"
+  "$PGL_PYTHON" scripts/prepare_run.py "$trainer" --config "$config" "$@"
+  exec "$PGL_PYTHON" "$trainer.py" --config "$config" "$@"
+}

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Purpose:  installs what the tests need (see scripts/setup_python.sh), checks style, runs the tests.
+# Hardware: a CPU; tests that need a GPU or a Mac are skipped and say so.
+# Example:  bash scripts/test.sh
+#           bash scripts/test.sh -k windows -x
+# The arguments go to pytest as they are.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+. scripts/setup_python.sh
+setup_python requirements-cuda.txt requirements-test.txt
+
+style=0
+echo "== ruff"
+"$PGL_PYTHON" -m ruff check . || style=$?
+echo "== shellcheck"
+PATH="$(dirname "$PGL_PYTHON"):$PATH"
+shellcheck scripts/*.sh .ci/run || style=$?
+
+echo "== pytest"
+tests=0
+"$PGL_PYTHON" -m pytest "$@" || tests=$?
+if [ "$style" -ne 0 ]; then echo "style: failed, see above" >&2; fi
+if [ "$tests" -ne 0 ]; then exit "$tests"; fi
+exit "$style"
