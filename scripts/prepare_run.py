@@ -1,0 +1,91 @@
+"""What the run scripts do before training: check the settings, the device and the data, and fetch or build missing data.
+
+    python3 scripts/prepare_run.py train_gpt --config configs/local_cpu_smoke.env [KEY=VALUE ...]
+
+The arguments after the trainer's name are the trainer's own. In this order, so that nothing is fetched for a run that
+could not start: settings, device, data. Silent when all is there. Exit status 2 when something has to be mended first.
+"""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+EMBEDDED = "embedded_sp1024"
+FINEWEB = "fineweb10B_"
+REFERENCE_TRAIN_SHARDS = 2
+
+
+def import_trainer(name):
+    sys.path.insert(0, str(ROOT))
+    try:
+        return importlib.import_module(name)
+    except ImportError as e:
+        raise SystemExit(
+            f"error: {name}.py cannot be loaded with {sys.executable}: {e}\n"
+            "       A package of that Python is broken. To choose another one: PYTHON=/path/to/python3 bash scripts/..."
+        ) from None
+
+
+def missing_data(data_path, tokenizer_path):
+    """What DATA_PATH and TOKENIZER_PATH lack for a run, in words; empty when nothing is missing."""
+    missing = [f"{data_path}/*_{split}_*.bin" for split in ("train", "val") if not any(data_path.glob(f"*_{split}_*.bin"))]
+    return missing + [str(tokenizer_path)] * (not tokenizer_path.is_file())
+
+
+def command_for(data_path):
+    """The command that makes the data of DATA_PATH, or None: only the folders that data/*.py write to have one."""
+    data_path = data_path.resolve()
+    if data_path.parent != ROOT / "data" / "datasets":
+        return None
+    if data_path.name == EMBEDDED:
+        return ["data/build_embedded_corpus.py"]
+    if data_path.name.startswith(FINEWEB):
+        variant = data_path.name.removeprefix(FINEWEB)
+        return ["data/cached_challenge_fineweb.py", "--variant", variant, "--train-shards", str(REFERENCE_TRAIN_SHARDS)]
+    return None
+
+
+def prepare(trainer, argv):
+    """Raises trainer.UserError for whatever keeps the run from starting."""
+    settings = trainer.load_settings(argv)
+    trainer.resolve_device(settings)
+    data_path, tokenizer_path = Path(settings.DATA_PATH), Path(settings.TOKENIZER_PATH)
+    missing = missing_data(data_path, tokenizer_path)
+    if not missing:
+        return
+    command = command_for(data_path)
+    if command is None:
+        raise trainer.UserError(
+            f"DATA_PATH={data_path}, TOKENIZER_PATH={tokenizer_path}: {' and '.join(missing)} missing. Put them there, or use "
+            f"DATA_PATH=data/datasets/{FINEWEB}sp1024 (fetched) or DATA_PATH=data/datasets/{EMBEDDED} (built here)"
+        )
+    line = " ".join(["python3", *command])
+    print(f"data: {' and '.join(missing)} missing; running {line}", flush=True)
+    status = subprocess.run([sys.executable, *command], cwd=ROOT).returncode
+    if status:
+        raise trainer.UserError(f"{line} ended with exit status {status}; mend what it says above, then run this again")
+    missing = missing_data(data_path, tokenizer_path)
+    if missing:
+        raise trainer.UserError(f"{line} ran, but {' and '.join(missing)} still missing; check DATA_PATH and TOKENIZER_PATH")
+
+
+def main(argv):
+    if not argv or argv[0].startswith("-"):
+        raise SystemExit(__doc__)
+    trainer, argv = import_trainer(argv[0]), argv[1:]
+    if "-h" in argv or "--help" in argv:
+        return 0  # the trainer prints it
+    try:
+        prepare(trainer, argv)
+    except trainer.UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
