@@ -1,4 +1,4 @@
-"""What the run scripts do before training: check the settings, the device and the data, and fetch or build missing data.
+"""What the run scripts do before training: check settings, device and data, and fetch or build missing data.
 
     python3 scripts/prepare_run.py train_gpt --config configs/local_cpu_smoke.env [KEY=VALUE ...]
 
@@ -30,8 +30,11 @@ def import_trainer(name):
 
 def missing_data(data_path, tokenizer_path):
     """What DATA_PATH and TOKENIZER_PATH lack for a run, in words; empty when nothing is missing."""
-    missing = [f"{data_path}/*_{split}_*.bin" for split in ("train", "val") if not any(data_path.glob(f"*_{split}_*.bin"))]
-    return missing + [str(tokenizer_path)] * (not tokenizer_path.is_file())
+    shards = [f"*_{split}_*.bin" for split in ("train", "val")]
+    missing = [str(data_path / name) for name in shards if not any(data_path.glob(name))]
+    if not tokenizer_path.is_file():
+        missing.append(str(tokenizer_path))
+    return ", ".join(missing)
 
 
 def command_for(data_path):
@@ -58,17 +61,17 @@ def prepare(trainer, argv):
     command = command_for(data_path)
     if command is None:
         raise trainer.UserError(
-            f"DATA_PATH={data_path}, TOKENIZER_PATH={tokenizer_path}: {' and '.join(missing)} missing. Put them there, or use "
-            f"DATA_PATH=data/datasets/{FINEWEB}sp1024 (fetched) or DATA_PATH=data/datasets/{EMBEDDED} (built here)"
+            f"DATA_PATH={data_path} and TOKENIZER_PATH={tokenizer_path} lack {missing}; put that there, or take "
+            f"DATA_PATH=data/datasets/{FINEWEB}sp1024 (gets fetched) or DATA_PATH=data/datasets/{EMBEDDED} (gets built)"
         )
     line = " ".join(["python3", *command])
-    print(f"data: {' and '.join(missing)} missing; running {line}", flush=True)
+    print(f"data: there is no {missing}; running {line}", flush=True)
     status = subprocess.run([sys.executable, *command], cwd=ROOT).returncode
     if status:
-        raise trainer.UserError(f"{line} ended with exit status {status}; mend what it says above, then run this again")
+        raise trainer.UserError(f"{line} ended with exit status {status}; mend what it says, then run this again")
     missing = missing_data(data_path, tokenizer_path)
     if missing:
-        raise trainer.UserError(f"{line} ran, but {' and '.join(missing)} still missing; check DATA_PATH and TOKENIZER_PATH")
+        raise trainer.UserError(f"{line} ran, but there still is no {missing}; check DATA_PATH and TOKENIZER_PATH")
 
 
 def main(argv):
