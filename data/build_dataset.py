@@ -1,0 +1,618 @@
+#!/usr/bin/env python3
+"""Turn your own text into token shards in the public layout.
+
+    python3 data/build_dataset.py texts.jsonl.zst more/*.txt --name mine --tokenizer data/tokenizers/fineweb_1024_bpe.model
+    python3 data/build_dataset.py texts.jsonl.gz --name mine --train-tokenizer 2048
+    python3 data/build_dataset.py texts.jsonl --name mine --bytes
+
+Input: JSON lines (`.jsonl`, `.ndjson`; one object with a "text" a line) or plain text (`.txt`), each also
+as .gz, .xz or .zst. Output: `data/datasets/<name>_sp<V>/` (or `_byte260`) with shards and manifest.json.
+
+Exact duplicates are dropped, and a document goes to validation or train by a hash of its text, so adding
+text later moves no document from one to the other. Nothing appears under its name until it is whole; a run
+that was killed can simply be started again. About 10 MB of text a second on two cores, under 1 GB of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import heapq
+import io
+import json
+import lzma
+import os
+import platform
+import shutil
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import sentencepiece
+from filelock import FileLock, Timeout
+
+from console import Progress, ToolError, amount_text, tool_main
+from shards import (
+    BOS_ID,
+    MAX_VOCAB,
+    SHARD_TOKENS,
+    SplitWriter,
+    atomic_path,
+    file_entry,
+    sha256_file,
+    split_totals,
+    tokenizer_entry,
+    write_manifest,
+    write_text,
+)
+
+DATA = Path(__file__).resolve().parent
+MAX_DOCUMENT_CHARS = 1 << 20
+MAX_LINE_BYTES = 1 << 26
+BATCH_CHARS = 1 << 21
+BYTE_OFFSET = 4
+BYTE_VOCAB = BYTE_OFFSET + 256
+TOKENIZER_SAMPLE_BYTES = 100_000_000
+SPLITS = ("train", "val")
+
+
+# --- reading documents ----------------------------------------------------------------------------
+
+
+class CountingFile(io.RawIOBase):
+    """A binary file that tells `progress` how many bytes of it were read."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self._file, self._progress = open(path, "rb"), progress
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)
+        self._progress.add(count)
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def open_text_file(path: Path, progress: Progress) -> BinaryIO:
+    """`path` as a stream of plain bytes, unpacked by its suffix (.gz, .xz, .zst or none)."""
+    raw = io.BufferedReader(CountingFile(path, progress), 1 << 20)
+    if path.suffix == ".gz":
+        return gzip.GzipFile(fileobj=raw)
+    if path.suffix == ".xz":
+        return lzma.LZMAFile(raw)
+    if path.suffix == ".zst":
+        import zstandard
+
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), 1 << 20)
+    return raw
+
+
+def lines_of(stream: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number, line) pairs, refusing a line that would not fit in memory."""
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise ToolError(f"{path}:{number}: a line over {amount_text(MAX_LINE_BYTES)}; put one document on a line")
+        yield number, line
+
+
+def json_documents(stream: BinaryIO, path: Path, field: str) -> Iterator[str]:
+    """The string under `field` of every JSON line.
+
+    Raises:
+        ToolError: a line that is not a JSON object with that string, with its number.
+    """
+    for number, line in lines_of(stream, path):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise ToolError(f"{path}:{number}: not JSON ({error}); each line is one object such as {{\"text\": \"…\"}}") from None
+        text = value.get(field) if isinstance(value, dict) else None
+        if not isinstance(text, str):
+            keys = sorted(value) if isinstance(value, dict) else type(value).__name__
+            raise ToolError(f"{path}:{number}: no string under {field!r} (found {keys}); name it with --text-field KEY")
+        yield text
+
+
+def plain_documents(stream: BinaryIO, path: Path, unit: str) -> Iterator[str]:
+    """Documents of a plain text file: the whole "file", each "paragraph" (ended by a blank line) or each "line"."""
+    lines: list[bytes] = []
+    held = 0
+    for _, line in lines_of(stream, path):
+        if unit == "line" or (unit == "paragraph" and not line.strip()):
+            lines.append(line)
+            yield b"".join(lines).decode("utf-8", "replace")
+            lines, held = [], 0
+            continue
+        lines.append(line)
+        held += len(line)
+        if held > MAX_LINE_BYTES:
+            raise ToolError(
+                f"{path}: a document over {amount_text(MAX_LINE_BYTES)}; say where documents end with "
+                "--txt-documents paragraph or --txt-documents line"
+            )
+    yield b"".join(lines).decode("utf-8", "replace")
+
+
+def read_documents(paths: list[Path], field: str, txt_unit: str, progress: Progress) -> Iterator[str]:
+    """The texts in `paths`, in order, with damaged Unicode replaced and over-long documents cut at white space."""
+    for path in paths:
+        stem = path.with_suffix("") if path.suffix in (".gz", ".xz", ".zst") else path
+        try:
+            with open_text_file(path, progress) as stream:
+                if stem.suffix in (".jsonl", ".ndjson"):
+                    texts = json_documents(stream, path, field)
+                else:
+                    texts = plain_documents(stream, path, txt_unit)
+                for text in texts:
+                    yield from bounded(text.encode("utf-8", "replace").decode("utf-8"))
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            raise ToolError(f"{path}: cannot be read to its end ({error})") from None
+        except Exception as error:
+            if type(error).__module__.startswith("zstandard"):
+                raise ToolError(f"{path}: cannot be read to its end ({error})") from None
+            raise
+
+
+def bounded(text: str) -> Iterator[str]:
+    """`text`, or its parts of at most MAX_DOCUMENT_CHARS, cut at white space where there is any.
+
+    A tokenizer's memory grows with the longest document; without a bound one book could take gigabytes.
+    """
+    while len(text) > MAX_DOCUMENT_CHARS:
+        cut = max(text.rfind(" ", 0, MAX_DOCUMENT_CHARS), text.rfind("\n", 0, MAX_DOCUMENT_CHARS)) + 1
+        cut = cut or MAX_DOCUMENT_CHARS
+        yield text[:cut]
+        text = text[cut:]
+    yield text
+
+
+# --- duplicates and the split ---------------------------------------------------------------------
+
+
+def text_hash(text: str) -> int:
+    """A 64-bit number that depends on the text alone, up to white space at its ends."""
+    return int.from_bytes(hashlib.blake2b(text.strip().encode("utf-8"), digest_size=8).digest(), "big")
+
+
+def split_of(digest: int, val_fraction: float) -> str:
+    """"val" for the share `val_fraction` of all hashes, "train" for the rest."""
+    return "val" if digest < val_fraction * 2.0**64 else "train"
+
+
+class SeenHashes:
+    """A growing set of 64-bit numbers at about 8 bytes each, so that deduplication fits in memory.
+
+    100 million documents take 800 MB less than a Python set would take for 15 million. Two different texts
+    would be taken for one with probability n²/2^65: 3e-6 for ten million documents.
+    """
+
+    RECENT = 1 << 18
+
+    def __init__(self) -> None:
+        self._sorted = np.empty(0, np.uint64)
+        self._recent: set[int] = set()
+
+    def add(self, digest: int) -> bool:
+        """Add `digest`; True if it is new."""
+        if digest in self._recent:
+            return False
+        at = int(np.searchsorted(self._sorted, np.uint64(digest)))
+        if at < len(self._sorted) and int(self._sorted[at]) == digest:
+            return False
+        self._recent.add(digest)
+        if len(self._recent) >= self.RECENT:
+            recent = np.fromiter(self._recent, np.uint64, len(self._recent))
+            self._sorted = np.concatenate([self._sorted, recent])
+            self._sorted.sort()
+            self._recent.clear()
+        return True
+
+
+# --- tokenizers -----------------------------------------------------------------------------------
+
+
+class PieceEncoder:
+    """A SentencePiece model as an encoder of documents.
+
+    Attributes:
+        path, vocab_size, kind: of the tokenizer, for the manifest.
+        token_bytes: int64 of shape (vocab_size,), UTF-8 bytes of each piece with "▁" as one space.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Load the model at `path`.
+
+        Raises:
+            ToolError: it is no SentencePiece model, its BOS id is not 1, its ids do not fit in 16 bits, or
+                text outside its vocabulary would be lost.
+        """
+        try:
+            self.model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError, TypeError) as error:
+            raise ToolError(f"--tokenizer {path}: not a SentencePiece model ({str(error).strip()})") from None
+        self.path, self.threads = path, threads
+        self.vocab_size = self.model.get_piece_size()
+        ids = range(self.vocab_size)
+        if self.model.bos_id() != BOS_ID:
+            raise ToolError(f"{path}: its BOS id is {self.model.bos_id()}; shards need BOS id {BOS_ID}. Train one with --train-tokenizer VOCAB")
+        if self.vocab_size > MAX_VOCAB:
+            raise ToolError(f"{path}: {self.vocab_size} pieces; shards hold 16-bit ids, at most {MAX_VOCAB}")
+        self.is_byte = np.array([self.model.is_byte(i) for i in ids])
+        if self.is_byte.sum() != 256:
+            raise ToolError(
+                f"{path}: {self.is_byte.sum()} byte pieces, not 256, so rare text would be lost. "
+                "Use a model trained with byte fallback, or --train-tokenizer VOCAB"
+            )
+        silent = np.array([self.model.is_control(i) or self.model.is_unused(i) for i in ids])
+        pieces = [self.model.id_to_piece(i).replace("\N{LOWER ONE EIGHTH BLOCK}", " ") for i in ids]
+        lengths = np.array([len(piece.encode("utf-8")) for piece in pieces], np.int64)
+        self.token_bytes = np.where(silent, 0, np.where(self.is_byte, 1, lengths))
+        # The space in front of a document's first word is not text: decoding drops it, and scoring does not count it.
+        self.opens_with_space = np.array([piece.startswith(" ") for piece in pieces]) & ~silent
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids of each text, without BOS: int arrays of shape (n,)."""
+        try:
+            return self.model.encode(texts, num_threads=self.threads, return_type="numpy")
+        except TypeError:  # older releases know lists only, at half the speed
+            return [np.array(ids, np.int32) for ids in self.model.encode(texts, num_threads=self.threads)]
+
+    def text_bytes(self, ids: np.ndarray) -> int:
+        """UTF-8 bytes of the text that `ids` of shape (n,), without BOS, decode to."""
+        return int(self.token_bytes[ids].sum()) - int(self.opens_with_space[ids[0]])
+
+
+class ByteEncoder:
+    """Bytes as tokens: byte b is id 4 + b; ids 0 to 3 are pad, BOS, EOS and unknown."""
+
+    kind = "byte"
+    vocab_size = BYTE_VOCAB
+
+    def __init__(self, path: Path) -> None:
+        """Describe the tokenizer in a small JSON file at `path`."""
+        described = {"kind": "byte", "vocab_size": BYTE_VOCAB, "bos_id": BOS_ID, "byte_offset": BYTE_OFFSET}
+        write_text(path, json.dumps(described) + "\n")
+        self.path = path
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids of each text, without BOS: uint16 arrays of shape (bytes,)."""
+        return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.uint16) + BYTE_OFFSET for text in texts]
+
+    def text_bytes(self, ids: np.ndarray) -> int:
+        """UTF-8 bytes of the text that `ids` of shape (n,) decode to."""
+        return len(ids)
+
+
+Encoder = PieceEncoder | ByteEncoder
+
+
+def sample_for_tokenizer(documents: Iterable[str], val_fraction: float, limit: int) -> list[str]:
+    """Train documents of `limit` bytes at most in total: those of lowest hash, so a fair sample in any order of input."""
+    heap: list[tuple[int, str]] = []  # the highest hash on top
+    seen = SeenHashes()
+    size = 0
+    for text in documents:
+        digest = text_hash(text)
+        if split_of(digest, val_fraction) == "val" or not text.strip() or not seen.add(digest):
+            continue
+        heapq.heappush(heap, (-digest, text))
+        size += len(text.encode("utf-8"))
+        while size > limit and len(heap) > 1:
+            size -= len(heapq.heappop(heap)[1].encode("utf-8"))
+    return [text for _, text in sorted(heap, reverse=True)]
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> None:
+    """Train a SentencePiece BPE of exactly `vocab_size` pieces on `texts` and put it at `path`.
+
+    Same conventions as the public sp1024: pad 0, BOS 1, EOS 2, unknown 3, all 256 bytes as fallback, single
+    digits, no space added in front. One thread, so the model depends on the texts alone.
+
+    Raises:
+        ToolError: `vocab_size` cannot be had from these texts.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            split_digits=True,
+            add_dummy_prefix=False,
+            character_coverage=0.999,
+            normalization_rule_name="nmt_nfkc",
+            pad_id=0,
+            bos_id=BOS_ID,
+            eos_id=2,
+            unk_id=3,
+            max_sentence_length=4 * MAX_DOCUMENT_CHARS,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        raise ToolError(f"--train-tokenizer {vocab_size}: {str(error).strip()}; give more text or another size") from None
+    with atomic_path(path) as part:
+        part.write_bytes(model.getvalue())
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+@dataclass
+class SplitCount:
+    """What went into one split: documents, and UTF-8 bytes of text as decoding gives them back."""
+
+    documents: int = 0
+    text_bytes: int = 0
+
+
+class EncodedBatches:
+    """Encodes batches on a thread beside the reader's and hands them to the writers in order.
+
+    SentencePiece works on its own threads without Python's lock, so reading, hashing and writing here go on
+    meanwhile. At most two batches wait, which bounds memory.
+    """
+
+    WAITING = 2
+
+    def __init__(self, encoder: Encoder, writers: dict[str, SplitWriter]) -> None:
+        self.encoder, self.writers = encoder, writers
+        self.counts = {split: SplitCount() for split in writers}
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: deque = deque()
+
+    def submit(self, batch: list[tuple[str, str]]) -> None:
+        """Queue (split, text) pairs."""
+        texts = [text for _, text in batch]
+        self._pending.append(([split for split, _ in batch], self._pool.submit(self.encoder.encode, texts)))
+        while len(self._pending) > self.WAITING:
+            self._write_oldest()
+
+    def _write_oldest(self) -> None:
+        splits, encoded = self._pending.popleft()
+        streams: dict[str, list[np.ndarray]] = {split: [] for split in self.writers}
+        bos = np.array([BOS_ID], np.uint16)
+        for split, ids in zip(splits, encoded.result(), strict=True):
+            if len(ids) == 0:  # white space only, once normalised
+                continue
+            streams[split] += (bos, ids)
+            self.counts[split].documents += 1
+            self.counts[split].text_bytes += self.encoder.text_bytes(ids)
+        for split, arrays in streams.items():
+            if arrays:
+                self.writers[split].add(np.concatenate(arrays).astype(np.uint16))
+
+    def finish(self) -> dict[str, SplitCount]:
+        """Write what waits and return the counts."""
+        while self._pending:
+            self._write_oldest()
+        self.stop()
+        return self.counts
+
+    def stop(self) -> None:
+        """End the thread; what waits is dropped."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def write_dataset(
+    folder: Path,
+    documents: Iterable[tuple[str, str]],
+    encoder: Encoder,
+    *,
+    prefix: str,
+    note: str,
+    smoke: bool,
+    source: dict[str, Any],
+    shard_limit: int = SHARD_TOKENS,
+    required: tuple[str, ...] = SPLITS,
+) -> dict[str, Any]:
+    """Tokenize (split, text) pairs into a new dataset folder and return its manifest.
+
+    The folder takes its name only when it is complete. An existing one is replaced then, and not before.
+
+    Args:
+        folder: where the dataset goes; the tokenizer is `encoder.path`, usually ../../tokenizers/.
+        prefix: shards are named `<prefix>_<split>_%06d.bin`.
+        required: splits that must not be empty.
+
+    Raises:
+        ToolError: another build of this folder is running, or a required split has no text.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = folder.with_name(f".{folder.name}.building")
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ToolError(f"{folder} is being built by another process; wait for it to end") from None
+    try:
+        shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
+        staging.mkdir()
+        writers = {split: SplitWriter(staging, prefix, split, shard_limit) for split in SPLITS}
+        batches = EncodedBatches(encoder, writers)
+        try:
+            batch, held = [], 0
+            for split, text in documents:
+                batch.append((split, text))
+                held += len(text)
+                if held >= BATCH_CHARS:
+                    batches.submit(batch)
+                    batch, held = [], 0
+            batches.submit(batch)
+            counts = batches.finish()
+        finally:
+            batches.stop()
+            for writer in writers.values():
+                writer.close()
+        for split in required:
+            if not counts[split].documents:
+                raise ToolError(f"no {split} document in the input; give more text or change --val-fraction")
+        files = [file_entry(path, split) for split in SPLITS for path in writers[split].paths]
+        manifest = write_manifest(
+            staging,
+            name=folder.name,
+            note=note,
+            smoke=smoke,
+            tokenizer=tokenizer_entry(encoder.path, folder, encoder.vocab_size, encoder.kind),
+            files=files,
+            splits={
+                split: split_totals(files, split, count.documents, count.text_bytes) for split, count in counts.items()
+            },
+            source=source,
+        )
+        replace_folder(staging, folder)
+        return manifest
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        lock.release()
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give `new` the name `folder`; what stood there before is kept until then, and restored if that fails."""
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except BaseException:
+        os.replace(old, folder)
+        raise
+    shutil.rmtree(old)
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions that the token ids depend on, for the manifest."""
+    return {"python": platform.python_version(), "sentencepiece": sentencepiece.__version__}
+
+
+# --- command line ---------------------------------------------------------------------------------
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", nargs="+", type=Path, help="files: .jsonl, .ndjson or .txt, also .gz, .xz, .zst")
+    parser.add_argument("--name", required=True, help="first part of the dataset's name")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--tokenizer", type=Path, metavar="MODEL", help="an existing SentencePiece model")
+    which.add_argument("--train-tokenizer", type=int, metavar="VOCAB", help="train a SentencePiece BPE of this many pieces")
+    which.add_argument("--bytes", action="store_true", help="bytes as tokens (260 ids)")
+    parser.add_argument("--text-field", default="text", metavar="KEY", help="key of the text in JSON lines (default: text)")
+    parser.add_argument("--txt-documents", choices=("file", "paragraph", "line"), default="file", help="what one document is in plain text (default: file)")
+    parser.add_argument("--val-fraction", type=float, default=0.01, metavar="F", help="share of documents for validation, by hash (default: 0.01)")
+    parser.add_argument("--tokenizer-sample-bytes", type=int, default=TOKENIZER_SAMPLE_BYTES, metavar="N", help="text a new tokenizer is trained on, at most (default: 100000000)")
+    parser.add_argument("--shard-tokens", type=int, default=SHARD_TOKENS, metavar="N", help="tokens in a full shard (default: 100000000)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads for tokenization (default: all cores)")
+    parser.add_argument("--data-root", type=Path, default=DATA, metavar="DIR", help="where datasets/ and tokenizers/ go (default: data)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")
+    args = parser.parse_args(argv)
+    if not 0 < args.val_fraction < 1:
+        raise ToolError(f"--val-fraction {args.val_fraction} is not between 0 and 1; try 0.01")
+    for option, low in (("threads", 1), ("shard_tokens", 1), ("tokenizer_sample_bytes", 10_000)):
+        if getattr(args, option) < low:
+            raise ToolError(f"--{option.replace('_', '-')} {getattr(args, option)} is below {low}")
+    if args.train_tokenizer is not None and not 512 <= args.train_tokenizer <= MAX_VOCAB:
+        raise ToolError(f"--train-tokenizer {args.train_tokenizer}: the vocabulary is 512 to {MAX_VOCAB} pieces; try 1024")
+    if not args.name.replace("_", "").replace("-", "").replace(".", "").isalnum() or args.name.startswith("."):
+        raise ToolError(f"--name {args.name!r}: use letters, digits, '_', '-' and '.'; try --name mine")
+    for path in args.inputs:
+        if not path.is_file():
+            raise ToolError(f"{path} is not a file")
+    return args
+
+
+def make_encoder(args: argparse.Namespace, input_bytes: int) -> Encoder:
+    """The encoder the arguments ask for, with its tokenizer file in place under data/tokenizers."""
+    tokenizers = args.data_root / "tokenizers"
+    if args.bytes:
+        return ByteEncoder(tokenizers / "byte260.json")
+    if args.tokenizer is not None:
+        encoder = PieceEncoder(args.tokenizer, args.threads)
+        path = tokenizers / args.tokenizer.name
+        if not path.exists():
+            with atomic_path(path) as part:
+                shutil.copyfile(args.tokenizer, part)
+        elif sha256_file(path) != sha256_file(args.tokenizer):
+            raise ToolError(f"{path} is another tokenizer than {args.tokenizer}; rename one of them")
+        encoder.path = path
+        return encoder
+    path = tokenizers / f"{args.name}_{args.train_tokenizer}_bpe.model"
+    with Progress("reading_sample", input_bytes) as progress:
+        documents = read_documents(args.inputs, args.text_field, args.txt_documents, progress)
+        sample = sample_for_tokenizer(documents, args.val_fraction, args.tokenizer_sample_bytes)
+    if not sample:
+        raise ToolError("no train document in the input; give more text or change --val-fraction")
+    print(f"training_tokenizer pieces:{args.train_tokenizer} sample_documents:{len(sample)}", flush=True)
+    train_tokenizer(sample, args.train_tokenizer, path)
+    return PieceEncoder(path, args.threads)
+
+
+def dedupe_and_split(documents: Iterable[str], val_fraction: float, dropped: SplitCount) -> Iterator[tuple[str, str]]:
+    """(split, text) of each new document; `dropped` counts the repeated ones."""
+    seen = SeenHashes()
+    for text in documents:
+        digest = text_hash(text)
+        if seen.add(digest):
+            yield split_of(digest, val_fraction), text
+        else:
+            dropped.documents += 1
+            dropped.text_bytes += len(text.encode("utf-8"))
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Build what the command line says; returns the exit status."""
+    args = parse_arguments(argv)
+    size = args.train_tokenizer or (BYTE_VOCAB if args.bytes else PieceEncoder(args.tokenizer, 1).vocab_size)
+    folder = args.data_root / "datasets" / (f"{args.name}_byte260" if args.bytes else f"{args.name}_sp{size}")
+    if folder.exists() and not args.overwrite:
+        raise ToolError(f"{folder} exists; add --overwrite to replace it, or choose another --name")
+    input_bytes = sum(path.stat().st_size for path in args.inputs)
+    encoder = make_encoder(args, input_bytes)
+    dropped = SplitCount()
+    with Progress("tokenizing", input_bytes) as progress:
+        documents = read_documents(args.inputs, args.text_field, args.txt_documents, progress)
+        manifest = write_dataset(
+            folder,
+            dedupe_and_split(documents, args.val_fraction, dropped),
+            encoder,
+            prefix=args.name,
+            note=f"Built from own text; {args.val_fraction:g} of documents, by hash, are validation. No FineWeb score.",
+            smoke=False,
+            source=tool_versions() | {"inputs": [path.name for path in args.inputs], "val_fraction": args.val_fraction},
+            shard_limit=args.shard_tokens,
+        )
+    report(folder, manifest)
+    print(f"duplicates_dropped documents:{dropped.documents} bytes:{dropped.text_bytes}")
+    return 0
+
+
+def report(folder: Path, manifest: dict[str, Any]) -> None:
+    """Print what a built dataset holds."""
+    for split, total in manifest["splits"].items():
+        if total["tokens"]:
+            print(f"built {folder.name} split:{split} tokens:{total['tokens']} documents:{total['documents']} text_bytes:{total['text_bytes']}")
+
+
+if __name__ == "__main__":
+    sys.exit(tool_main(run))
