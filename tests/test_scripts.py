@@ -1,0 +1,464 @@
+"""The shell layer's promises: arguments, the choice of Python, the order of checks before a run, clean shell.
+
+Scripts run in a copy of the repository's scripts/ beside stand-ins: a `python3` that only pretends to have packages, to
+make environments and to install, a trainer that prints its arguments, data builders that write empty shards.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHELL_FILES = sorted([*ROOT.glob("scripts/*.sh"), ROOT / ".ci" / "run"])
+
+# Behaves by the files beside it: old, no_venv, no_pip_network, and has_<requirements file> for what is installed.
+FAKE_PYTHON = f"""#!/bin/sh
+here="$(dirname "$0")"
+echo "$(basename "$here")/$(basename "$0") $*" >>"$CALLS"
+case "$*" in
+  *version_info*) [ ! -e "$here/old" ] ;;
+  *platform.python_version*) echo 3.9.6 ;;
+  *sys.executable*) echo "$0" ;;
+  *"import ensurepip"*) [ ! -e "$here/no_venv" ] ;;
+  *"import pip"*) ;;
+  *"print(sysconfig"* | *"get_path"*) echo "$here" ;;
+  *"sys.path if"*) echo "$here/site-packages" ;;
+  *missing_packages.py*)
+    shift
+    for file in "$@"; do [ -e "$here/has_$(basename "$file")" ] || {{ echo "something==1"; exit 1; }}; done ;;
+  "-m venv"*)
+    for last in "$@"; do :; done
+    mkdir -p "$last/bin"
+    cp "$0" "$last/bin/python" ;;
+  "-m pip install"*)
+    [ ! -e "{{no_network}}" ] || exit 1
+    for last in "$@"; do :; done
+    touch "$here/has_$last" ;;
+  *) exec "{sys.executable}" "$@" ;;
+esac
+"""
+
+FAKE_TRAINER = """
+import json, os, sys
+from types import SimpleNamespace
+
+class UserError(Exception):
+    pass
+
+def load_settings(argv):
+    pairs = dict(item.split("=", 1) for item in argv if "=" in item)
+    if "BAD" in pairs:
+        raise UserError("BAD is no setting")
+    return SimpleNamespace(**{"DEVICE": "cpu", "DATA_PATH": "data/datasets/embedded_sp1024",
+                              "TOKENIZER_PATH": "data/tokenizers/embedded.model"} | pairs)
+
+def resolve_device(s):
+    if s.DEVICE == "cuda":
+        raise UserError("DEVICE=cuda, but there is none; configs/local_cpu_smoke.env")
+
+if __name__ == "__main__":
+    print(json.dumps({"script": sys.argv[0], "argv": sys.argv[1:], "cwd": os.getcwd(), "pid": os.getpid()}))
+    sys.exit(int(os.environ.get("TRAINER_STATUS", 0)))
+"""
+
+FAKE_BUILDER = """
+import os, sys
+from pathlib import Path
+print("built by", " ".join(sys.argv))
+if os.environ.get("BUILDER") == "fails":
+    sys.exit(1)
+name = "embedded_sp1024" if "--variant" not in sys.argv else "fineweb10B_" + sys.argv[sys.argv.index("--variant") + 1]
+for split in ("train", "val") if os.environ.get("BUILDER") != "half" else ("val",):
+    path = Path("data/datasets", name, f"x_{split}_000000.bin")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+Path("data/tokenizers").mkdir(parents=True, exist_ok=True)
+Path("data/tokenizers/embedded.model").touch()
+"""
+
+
+class Repo:
+    """A copy of scripts/ with stand-ins beside it, and a PATH whose python3 is the pretender."""
+
+    def __init__(self, folder):
+        self.root, self.bin, self.calls_file = folder / "repo", folder / "bin", folder / "calls"
+        self.venv = self.root / ".venv"
+        shutil.copytree(ROOT / "scripts", self.root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+        for path in ROOT.glob("requirements-*.txt"):
+            shutil.copy(path, self.root)
+        (self.root / "configs").mkdir()
+        (self.root / "configs" / "some.env").write_text("SEED=1\n")
+        (self.root / "data").mkdir()
+        for name in ("train_gpt.py", "train_gpt_mlx.py"):
+            (self.root / name).write_text(FAKE_TRAINER)
+        for name in ("build_embedded_corpus.py", "cached_challenge_fineweb.py"):
+            (self.root / "data" / name).write_text(FAKE_BUILDER)
+        self.bin.mkdir()
+        for tool in "sh bash dirname basename cat cp mkdir touch".split():
+            (self.bin / tool).symlink_to(shutil.which(tool))
+        self.add_python("python3")
+        self.env = {"PATH": str(self.bin), "CALLS": str(self.calls_file), "HOME": str(folder)}
+
+    def add_python(self, name):
+        self.no_network = self.root.parent / "no_network"
+        (self.bin / name).write_text(FAKE_PYTHON.replace("{no_network}", str(self.no_network)))
+        (self.bin / name).chmod(0o755)
+
+    def bash(self, *command, cwd=None, **env):
+        self.calls_file.write_text("")
+        return subprocess.run(
+            ["bash", *map(str, command)], cwd=cwd or self.root, env=self.env | env, capture_output=True, text=True
+        )
+
+    def setup(self, *files, **env):
+        """Run setup_python and return the finished process; its stdout is PGL_PYTHON."""
+        files = files or ("requirements-cuda.txt",)
+        return self.bash("-euc", '. scripts/setup_python.sh; setup_python "$@"; echo "$PGL_PYTHON"', "x", *files, **env)
+
+    def calls(self, text):
+        return [line for line in self.calls_file.read_text().splitlines() if text in line]
+
+    def has(self, *files):
+        for file in files:
+            (self.bin / f"has_{file}").touch()
+
+
+@pytest.fixture
+def repo(tmp_path):
+    return Repo(tmp_path)
+
+
+@pytest.fixture
+def ready(repo):
+    """A repository where packages and data are there."""
+    repo.has("requirements-cuda.txt", "requirements-mlx.txt", "requirements-test.txt")
+    subprocess.run([sys.executable, "data/build_embedded_corpus.py"], cwd=repo.root, check=True, capture_output=True)
+    return repo
+
+
+# ---------------------------------------------------------------------------------------------------- run scripts
+
+
+@pytest.mark.parametrize("name,trainer", [("cuda", "train_gpt.py"), ("mlx", "train_gpt_mlx.py")])
+def test_arguments_reach_the_trainer_unchanged(ready, name, trainer):
+    done = ready.bash(f"scripts/run_{name}_baseline.sh", "configs/some.env", "A=1", "B=two words", "--check")
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    assert got["script"] == trainer
+    assert got["argv"] == ["--config", "configs/some.env", "A=1", "B=two words", "--check"]
+    assert ready.calls(f"missing_packages.py requirements-{name}.txt")
+
+
+def test_runs_in_the_root_from_any_folder(ready, tmp_path):
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    (elsewhere / "mine.env").write_text("SEED=2\n")
+    script = ready.root / "scripts" / "run_cuda_baseline.sh"
+    for config, expected in (("mine.env", str(elsewhere / "mine.env")), ("configs/some.env", "configs/some.env")):
+        got = json.loads(ready.bash(script, config, cwd=elsewhere).stdout)
+        assert got["argv"] == ["--config", expected]
+        assert got["cwd"] == str(ready.root)
+
+
+@pytest.mark.parametrize(
+    "arguments,text",
+    [
+        ([], "no config given"),
+        (["SEED=1"], "first argument is SEED=1; the config comes first"),
+        (["--check"], "first argument is --check; the config comes first"),
+        (["configs/none.env"], "no config file configs/none.env"),
+    ],
+)
+def test_bad_arguments_list_the_configs(ready, arguments, text):
+    done = ready.bash("scripts/run_cuda_baseline.sh", *arguments)
+    assert done.returncode == 2
+    assert text in done.stderr and "configs/some.env" in done.stderr
+    assert not ready.calls("")  # no Python was even looked for
+
+
+def test_a_failed_check_keeps_the_trainer_from_starting(ready):
+    done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", "BAD=1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: BAD is no setting\n"
+
+
+def test_the_script_becomes_the_trainer(ready):
+    """Same process id: signals sent to the script reach the trainer, and its exit status is the script's."""
+    ready.calls_file.write_text("")
+    process = subprocess.Popen(
+        ["bash", "scripts/run_cuda_baseline.sh", "configs/some.env"],
+        cwd=ready.root, env=ready.env | {"TRAINER_STATUS": "3"}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    out, _ = process.communicate()
+    assert json.loads(out)["pid"] == process.pid
+    assert process.returncode == 3
+
+
+# ------------------------------------------------------------------------------------------------ choice of Python
+
+
+def test_a_python_with_the_packages_is_used_as_it_is(repo):
+    repo.has("requirements-cuda.txt")
+    done = repo.setup()
+    assert done.stdout.strip() == str(repo.bin / "python3")
+    assert done.stderr == ""
+    assert not repo.venv.exists() and not repo.calls("pip")
+
+
+def test_otherwise_a_venv_is_made_once(repo):
+    done = repo.setup()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(repo.venv / "bin" / "python")
+    assert len(repo.calls("-m pip install")) == 1
+    again = repo.setup()
+    assert again.stdout == done.stdout and again.stderr == ""
+    assert not repo.calls("-m pip install") and not repo.calls("-m venv")
+
+
+def test_an_interrupted_install_is_taken_up_again(repo):
+    repo.no_network.touch()
+    failed = repo.setup()
+    assert failed.returncode == 1
+    assert "could not install requirements-cuda.txt" in failed.stderr and "Run the same command again" in failed.stderr
+    repo.no_network.unlink()
+    assert repo.setup().returncode == 0
+    assert len(repo.calls("-m pip install")) == 1 and not repo.calls("-m venv")
+
+
+def test_files_are_installed_anew_when_edited_or_when_packages_went_away(repo):
+    assert repo.setup("requirements-cuda.txt", "requirements-test.txt").returncode == 0
+    with open(repo.root / "requirements-test.txt", "a") as file:
+        file.write("# edited\n")
+    assert repo.setup("requirements-cuda.txt", "requirements-test.txt").returncode == 0
+    assert [line.split()[-1] for line in repo.calls("-m pip install")] == ["requirements-test.txt"]
+    (repo.venv / "bin" / "has_requirements-cuda.txt").unlink()
+    assert repo.setup("requirements-cuda.txt", "requirements-test.txt").returncode == 0
+    assert [line.split()[-1] for line in repo.calls("-m pip install")] == ["requirements-cuda.txt"]
+
+
+def test_a_half_made_venv_is_made_again(repo):
+    repo.venv.mkdir()
+    done = repo.setup()
+    assert "making it again" in done.stderr
+    assert done.stdout.strip() == str(repo.venv / "bin" / "python")
+
+
+def test_a_python_lends_the_trainers_packages_to_the_venv(repo):
+    repo.has("requirements-cuda.txt")
+    done = repo.setup("requirements-cuda.txt", "requirements-test.txt")
+    assert "uses the packages of requirements-cuda.txt" in done.stderr
+    assert (repo.venv / "bin" / "pgl_base_python.pth").read_text() == f"{repo.bin}/site-packages\n"
+
+
+def test_an_old_python3_is_passed_over_for_a_newer_one(repo):
+    old = repo.root.parent / "old_bin"
+    old.mkdir()
+    (old / "python3").write_text((repo.bin / "python3").read_text())
+    (old / "python3").chmod(0o755)
+    (old / "old").touch()
+    (repo.bin / "python3").rename(repo.bin / "python3.12")
+    repo.has("requirements-cuda.txt")
+    done = repo.setup(PATH=f"{old}:{repo.bin}")
+    assert done.stdout.strip() == str(repo.bin / "python3.12")
+
+
+def test_no_python_that_is_new_enough(repo):
+    (repo.bin / "old").touch()
+    done = repo.setup()
+    assert done.returncode == 1
+    assert "python3 is Python 3.9.6; Python 3.11 or newer is needed" in done.stderr and "PYTHON=" in done.stderr
+
+
+def test_the_python_asked_for_is_taken_or_refused(repo):
+    repo.has("requirements-cuda.txt")
+    repo.add_python("my_python")
+    assert repo.setup(PYTHON="my_python").stdout.strip() == str(repo.bin / "my_python")
+    done = repo.setup(PYTHON="/no/python")
+    assert done.returncode == 1
+    assert "there is no /no/python that runs" in done.stderr
+
+
+def test_missing_venv_module_names_the_package(repo):
+    (repo.bin / "no_venv").touch()
+    done = repo.setup()
+    assert done.returncode == 1
+    assert "sudo apt install python3-venv" in done.stderr
+    assert not repo.venv.exists()
+
+
+def test_real_venv_and_pip_without_a_network(tmp_path):
+    """No stand-ins: a small wheel made here goes into a real .venv, and is not installed twice."""
+    root, wheels = tmp_path / "repo", tmp_path / "wheels"
+    shutil.copytree(ROOT / "scripts", root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "needs.txt").write_text('pgl-test-package==1.0  # why\nother==1 ; sys_platform == "no_such_system"\n')
+    wheels.mkdir()
+    info = "pgl_test_package-1.0.dist-info"
+    with zipfile.ZipFile(wheels / "pgl_test_package-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("pgl_test_package.py", "")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: pgl-test-package\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    env = os.environ | {"PYTHON": sys.executable, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    line = '. scripts/setup_python.sh; setup_python needs.txt; "$PGL_PYTHON" -c "import pgl_test_package"'
+    first, second = (
+        subprocess.run(["bash", "-euc", line], cwd=root, env=env, capture_output=True, text=True) for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert "Successfully installed pgl-test-package-1.0" in first.stderr
+    assert (second.returncode, second.stderr) == (0, "")
+
+
+# ----------------------------------------------------------------------------------------- packages and their pins
+
+
+def missing_packages(*paths):
+    command = [sys.executable, ROOT / "scripts" / "missing_packages.py", *map(str, paths)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_missing_packages(tmp_path):
+    from importlib import metadata
+
+    pytest_version = metadata.version("pytest")
+    path = tmp_path / "needs.txt"
+    path.write_text(f"pytest=={pytest_version}\n")
+    assert (missing_packages(path).returncode, missing_packages(path).stderr) == (0, "")
+    path.write_text("pytest==0.1  # old\n")
+    done = missing_packages(path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"warning: pytest {pytest_version} is installed, {path} pins 0.1\n"
+    path.write_text("pytest==0.1\nno-such-package==1\nneither_this[extra]==2\n")
+    done = missing_packages(path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "no-such-package==1, neither_this==2\n", "")
+    path.write_text("pytest>=1\n")
+    assert f"{path}:1: cannot read 'pytest>=1'" in missing_packages(path).stderr
+
+
+def test_pins_are_readable_and_agree():
+    pins = {}
+    for name in ("cuda", "mlx", "test"):
+        text = (ROOT / f"requirements-{name}.txt").read_text()
+        pins[name] = dict(re.findall(r"^([a-z_-]+)(?:\[\w+\])?==(\S+)", text, re.M))
+        assert "cannot read" not in missing_packages(ROOT / f"requirements-{name}.txt").stderr
+    assert set(pins["cuda"]) - set(pins["mlx"]) == {"torch"} and set(pins["mlx"]) - set(pins["cuda"]) == {"mlx"}
+    assert all(pins["mlx"][name] == pin for name, pin in pins["cuda"].items() if name != "torch")
+
+
+# ------------------------------------------------------------------------------------------------ before a run
+
+
+def prepare(repo, *arguments, **env):
+    command = [sys.executable, "scripts/prepare_run.py", "train_gpt", "--config", "configs/some.env", *arguments]
+    return subprocess.run(command, cwd=repo.root, env=os.environ | env, capture_output=True, text=True)
+
+
+def test_prepare_is_silent_when_all_is_there(ready):
+    done = prepare(ready)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_device_is_checked_before_data_are_made(repo):
+    done = prepare(repo, "DEVICE=cuda")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "configs/local_cpu_smoke.env" in done.stderr
+    assert not (repo.root / "data" / "datasets").exists()
+
+
+def test_settings_are_checked_before_the_device(repo):
+    assert prepare(repo, "BAD=1", "DEVICE=cuda").stderr == "error: BAD is no setting\n"
+
+
+@pytest.mark.parametrize(
+    "data_path,command",
+    [
+        ("data/datasets/embedded_sp1024", "data/build_embedded_corpus.py"),
+        ("data/datasets/embedded_sp1024/", "data/build_embedded_corpus.py"),
+        ("data/datasets/fineweb10B_sp1024", "data/cached_challenge_fineweb.py --variant sp1024 --train-shards 2"),
+        ("data/datasets/fineweb10B_byte260", "data/cached_challenge_fineweb.py --variant byte260 --train-shards 2"),
+    ],
+)
+def test_missing_data_are_made_by_their_script(repo, data_path, command):
+    done = prepare(repo, f"DATA_PATH={data_path}")
+    assert done.returncode == 0, done.stderr
+    assert f"running python3 {command}\n" in done.stdout and f"built by {command}\n" in done.stdout
+    assert prepare(repo, f"DATA_PATH={data_path}").stdout == ""
+
+
+@pytest.mark.parametrize("gone", ["*/*/x_val_*.bin", "*/*/x_train_*.bin", "*/*.model"])
+def test_each_missing_part_is_noticed(ready, gone):
+    for path in (ready.root / "data").glob(gone):
+        path.unlink()
+    assert "built by" in prepare(ready).stdout
+
+
+def test_a_folder_that_no_script_fills(repo, tmp_path):
+    for data_path in ("elsewhere/tokens", tmp_path / "fineweb10B_sp1024"):
+        done = prepare(repo, f"DATA_PATH={data_path}")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"DATA_PATH={data_path}" in done.stderr and "DATA_PATH=data/datasets/embedded_sp1024" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "how,text", [("fails", "ended with exit status 1"), ("half", "still is no data/datasets/embedded_sp1024/*_train_")]
+)
+def test_a_builder_that_does_not_deliver(repo, how, text):
+    done = prepare(repo, BUILDER=how)
+    assert done.returncode == 2
+    assert text in done.stderr
+
+
+def test_a_broken_package_is_named(repo):
+    (repo.root / "train_gpt.py").write_text("import no_such_package\n")
+    done = prepare(repo)
+    assert done.returncode == 1
+    assert "No module named 'no_such_package'" in done.stderr and "PYTHON=" in done.stderr
+
+
+def test_real_trainer_without_cuda_names_the_cpu_config(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA, so the message for machines without it cannot show")
+    (tmp_path / "cuda.env").write_text(f"DEVICE=cuda\nDATA_PATH={tmp_path}/none\n")
+    command = [sys.executable, "scripts/prepare_run.py", "train_gpt", "--config", str(tmp_path / "cuda.env")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "configs/local_cpu_smoke.env" in done.stderr
+
+
+# ----------------------------------------------------------------------------------------------- tests and shell
+
+
+@pytest.mark.parametrize("ruff,pytest_status,expected", [(0, 0, 0), (1, 0, 1), (0, 5, 5), (1, 5, 5)])
+def test_test_script_forwards_and_fails_when_either_part_does(ready, ruff, pytest_status, expected):
+    for name, status in (("ruff", ruff), ("pytest", pytest_status)):
+        (ready.root / f"{name}.py").write_text(f"import sys; print('{name}', sys.argv[1:]); sys.exit({status})")
+    (ready.bin / "shellcheck").symlink_to(shutil.which("true"))
+    done = ready.bash("scripts/test.sh", "-k", "two words")
+    assert "pytest ['-k', 'two words']" in done.stdout
+    assert done.returncode == expected, done.stderr
+
+
+@pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)
+def test_shell_is_clean(path):
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed (requirements-test.txt)")
+    done = subprocess.run([shellcheck, path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)
+def test_shell_runs_in_bash_3(path):
+    """macOS has bash 3.2: no associative arrays, mapfile, case conversion, negative indices or |&."""
+    newer = r"declare -[Agn]|local -[An]|mapfile|readarray|\$\{\w+(,,|\^\^|@)|\|&|&>>|\[-1\]|wait -n|coproc"
+    assert not re.findall(newer, path.read_text())
+    if path.name not in ("setup_python.sh", "run_baseline.sh"):  # those are sourced
+        assert "\nset -euo pipefail\n" in path.read_text()
