@@ -4,8 +4,8 @@
     python3 data/build_embedded_corpus.py          # does nothing when the corpus is there
     python3 data/build_embedded_corpus.py --force  # builds it again
 
-English prose from Python's language reference topics and docstrings, NumPy's, and PyTorch's where it is
-installed: cleaned, without repetitions, split into train and validation by document hash. It needs no network
+English prose from Python's language reference topics, docstrings and comments, NumPy's, and PyTorch's where it
+is installed: cleaned, without repetitions, split into train and validation by document hash. It needs no network
 and takes about half a minute on two cores. It is there to try the whole path from text to scored artifact; a score on
 it is no FineWeb score. Two small validation sets of other domains, source code and reference prose (licences,
 package descriptions, manuals), are built beside it with the same tokenizer.
@@ -33,14 +33,14 @@ from pathlib import Path
 
 import numpy as np
 
-from build_dataset import DATA, PieceEncoder, report, split_of, text_hash, tool_versions, train_tokenizer, write_dataset
+from build_dataset import DATA, PieceEncoder, report, text_hash, tool_versions, train_tokenizer, write_dataset
 from console import ToolError, tool_main
 from overlap import HashSet, window_hashes
 from shards import MANIFEST_NAME, hash_faults, read_manifest
 
 NAME = "embedded_sp1024"
 VOCAB = 1024
-VAL_FRACTION = 0.04
+VAL_CHARS = 300_000
 DOCUMENT_CHARS = 3000  # docstrings of one file are gathered up to about this length
 MIN_DOCUMENT_CHARS = 200
 SHARED_CHARS = 50  # train text that has this many characters in a row in common with validation text is dropped
@@ -72,17 +72,19 @@ def sources() -> list[Source]:
 
 def python_files(source: Source) -> list[Path]:
     """The source's .py files, tests and vendored code left out, sorted by path."""
-    paths = (path.relative_to(source.root) for path in source.root.rglob("*.py"))
-    return [source.root / path for path in sorted(paths, key=Path.as_posix) if not SKIPPED_FOLDERS & set(path.parts)]
+    found = []
+    for folder, subfolders, names in os.walk(source.root):
+        subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS]
+        found += [Path(folder, name) for name in names if name.endswith(".py")]
+    return sorted(found, key=Path.as_posix)
 
 
 # --- docstrings without importing anything --------------------------------------------------------
 
 
-def docstrings(path: Path) -> list[str]:
-    """The docstrings in a file, and the strings given to add_docstr and add_newdoc, in order of position."""
+def docstrings(text: str) -> list[str]:
+    """The docstrings in Python source `text`, and the strings given to add_docstr and add_newdoc; none if it does not parse."""
     try:
-        text = path.read_text(encoding="utf-8")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(text)
@@ -95,12 +97,22 @@ def docstrings(path: Path) -> list[str]:
         elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in DOCUMENTING_CALLS:
             strings = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
             found.append(inspect.cleandoc(max(strings, key=len, default="")))
-    return [text for text in found if text]
+    return found
+
+
+_COMMENT = re.compile(r"(?:^[ \t]*#[^\n]*\n){2,}", re.MULTILINE)
+_COMMENT_MARK = re.compile(r"^[ \t]*#+:?", re.MULTILINE)
+
+
+def comments(text: str) -> list[str]:
+    """The comments of two lines or more in Python source `text`, without their marks."""
+    return [_COMMENT_MARK.sub("", block) for block in _COMMENT.findall(text)]
 
 
 def file_paragraphs(path: Path) -> list[str]:
-    """The clean prose paragraphs of a file's docstrings."""
-    return [paragraph for text in docstrings(path) for paragraph in prose_paragraphs(text)]
+    """The clean prose paragraphs of a file's docstrings and comments."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [paragraph for found in docstrings(text) + comments(text) for paragraph in prose_paragraphs(found)]
 
 
 def reference_topics() -> list[str]:
@@ -124,20 +136,20 @@ _PLACEHOLDER = re.compile(r"\{[A-Za-z_]\w*\}")
 _MARKS = re.compile(r"``|`|\*\*")
 _RULE = re.compile(r"^\s*(?:[-=~^\"'#*+]{3,}|\.\. .*|:[\w ]+:)\s*$", re.MULTILINE)
 _SPACE = re.compile(r"\s+")
-_PROSE_CHARS = re.compile(r"[A-Za-z ,.;']")
+_PROSE_CHARS = re.compile(r"[A-Za-z ,.;:'()-]")
 
 
 def prose_paragraphs(text: str) -> Iterator[str]:
     """The paragraphs of `text` that read as prose, each on one line without markup.
 
-    Examples at the prompt, tables, formulas and fragments of fewer than six words are left out.
+    Examples at the prompt, tables, formulas and fragments of fewer than five words are left out.
     """
     for block in re.split(r"\n\s*\n", _RULE.sub("", text)):
         if ">>>" in block or "::" in block and "\n" not in block.strip():
             continue
         block = _MARKS.sub("", _ROLE.sub(r"\1", _PLACEHOLDER.sub("", block)))
         block = _SPACE.sub(" ", block).strip()
-        if block.count(" ") >= 5 and len(_PROSE_CHARS.findall(block)) >= 0.9 * len(block) and block.isprintable():
+        if block.count(" ") >= 4 and len(_PROSE_CHARS.findall(block)) >= 0.88 * len(block) and block.isprintable():
             yield block
 
 
@@ -172,8 +184,9 @@ def gather(groups: Iterable[list[str]]) -> list[list[str]]:
 
 
 def text_windows(text: str) -> np.ndarray:
-    """A hash of each SHARED_CHARS characters of `text`, letter case ignored; uint64 of shape (windows,)."""
-    return window_hashes(np.frombuffer(text.lower().encode("utf-32-le"), "<u4"), SHARED_CHARS)
+    """A hash of each SHARED_CHARS characters of `text`, letter case and runs of white space ignored; uint64 of shape (windows,)."""
+    text = " ".join(text.lower().split())
+    return window_hashes(np.frombuffer(text.encode("utf-32-le"), "<u4"), SHARED_CHARS)
 
 
 def without_shared(document: list[str], held_out: HashSet) -> list[str]:
@@ -195,17 +208,15 @@ def without_shared(document: list[str], held_out: HashSet) -> list[str]:
 
 
 def split_documents(documents: list[list[str]], held_out: list[str]) -> list[tuple[str, str]]:
-    """(split, text) in the order of the texts' hashes; train shares no stretch with val or `held_out` texts."""
-    by_hash = sorted((text_hash(" ".join(document)), document) for document in documents)
-    val = [(digest, " ".join(document)) for digest, document in by_hash if split_of(digest, VAL_FRACTION) == "val"]
-    windows = HashSet(np.concatenate([text_windows(text) for text in [text for _, text in val] + held_out]))
-    result = [("val", text) for _, text in val]
-    for digest, document in by_hash:
-        if split_of(digest, VAL_FRACTION) == "train":
-            text = " ".join(without_shared(document, windows))
-            if len(text) >= MIN_DOCUMENT_CHARS:
-                result.append(("train", text))
-    return result
+    """(split, text) in the order of the texts' hashes: first VAL_CHARS of validation, then train.
+
+    Train shares no stretch with validation or with the `held_out` texts.
+    """
+    by_hash = sorted(documents, key=lambda document: text_hash(" ".join(document)))
+    val = up_to(VAL_CHARS, [" ".join(document) for document in by_hash])
+    windows = HashSet(np.concatenate([text_windows(text) for text in val + held_out]))
+    train = [" ".join(without_shared(document, windows)) for document in by_hash[len(val) :]]
+    return [("val", text) for text in val] + [("train", text) for text in train if len(text) >= MIN_DOCUMENT_CHARS]
 
 
 # --- auxiliary texts ------------------------------------------------------------------------------
