@@ -16,6 +16,7 @@ that was killed can simply be started again. About 10 MB of text a second on two
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import hashlib
 import heapq
@@ -35,8 +36,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import sentencepiece
-from filelock import FileLock, Timeout
-
 from console import Progress, ToolError, amount_text, tool_main
 from shards import (
     BOS_ID,
@@ -44,6 +43,7 @@ from shards import (
     SHARD_TOKENS,
     SplitWriter,
     atomic_path,
+    exclusive,
     file_entry,
     sha256_file,
     split_totals,
@@ -120,7 +120,7 @@ def json_documents(stream: BinaryIO, path: Path, field: str) -> Iterator[str]:
         try:
             value = json.loads(line)
         except ValueError as error:
-            raise ToolError(f"{path}:{number}: not JSON ({error}); each line is one object such as {{\"text\": \"…\"}}") from None
+            raise ToolError(f'{path}:{number}: not JSON ({error}); each line is one object such as {{"text": "…"}}') from None
         text = value.get(field) if isinstance(value, dict) else None
         if not isinstance(text, str):
             keys = sorted(value) if isinstance(value, dict) else type(value).__name__
@@ -190,7 +190,7 @@ def text_hash(text: str) -> int:
 
 
 def split_of(digest: int, val_fraction: float) -> str:
-    """"val" for the share `val_fraction` of all hashes, "train" for the rest."""
+    """ "val" for the share `val_fraction` of all hashes, "train" for the rest."""
     return "val" if digest < val_fraction * 2.0**64 else "train"
 
 
@@ -251,7 +251,9 @@ class PieceEncoder:
         self.vocab_size = self.model.get_piece_size()
         ids = range(self.vocab_size)
         if self.model.bos_id() != BOS_ID:
-            raise ToolError(f"{path}: its BOS id is {self.model.bos_id()}; shards need BOS id {BOS_ID}. Train one with --train-tokenizer VOCAB")
+            raise ToolError(
+                f"{path}: its BOS id is {self.model.bos_id()}; shards need BOS id {BOS_ID}. Train one with --train-tokenizer VOCAB"
+            )
         if self.vocab_size > MAX_VOCAB:
             raise ToolError(f"{path}: {self.vocab_size} pieces; shards hold 16-bit ids, at most {MAX_VOCAB}")
         self.is_byte = np.array([self.model.is_byte(i) for i in ids])
@@ -437,14 +439,9 @@ def write_dataset(
     Raises:
         ToolError: another build of this folder is running, or a required split has no text.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.with_name(f".{folder.name}.building")
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ToolError(f"{folder} is being built by another process; wait for it to end") from None
-    try:
+    lock = folder.with_name(f".{folder.name}.lock")
+    with exclusive(lock, f"{folder} is being built by another process; wait for it to end", wait=False), removed(staging):
         shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
         staging.mkdir()
         writers = {split: SplitWriter(staging, prefix, split, shard_limit) for split in SPLITS}
@@ -474,16 +471,20 @@ def write_dataset(
             smoke=smoke,
             tokenizer=tokenizer_entry(encoder.path, folder, encoder.vocab_size, encoder.kind),
             files=files,
-            splits={
-                split: split_totals(files, split, count.documents, count.text_bytes) for split, count in counts.items()
-            },
+            splits={split: split_totals(files, split, count.documents, count.text_bytes) for split, count in counts.items()},
             source=source,
         )
         replace_folder(staging, folder)
         return manifest
+
+
+@contextlib.contextmanager
+def removed(folder: Path) -> Iterator[None]:
+    """Whatever happens, `folder` is gone afterwards."""
+    try:
+        yield
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def replace_folder(new: Path, folder: Path) -> None:
@@ -519,11 +520,23 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     which.add_argument("--train-tokenizer", type=int, metavar="VOCAB", help="train a SentencePiece BPE of this many pieces")
     which.add_argument("--bytes", action="store_true", help="bytes as tokens (260 ids)")
     parser.add_argument("--text-field", default="text", metavar="KEY", help="key of the text in JSON lines (default: text)")
-    parser.add_argument("--txt-documents", choices=("file", "paragraph", "line"), default="file", help="what one document is in plain text (default: file)")
-    parser.add_argument("--val-fraction", type=float, default=0.01, metavar="F", help="share of documents for validation, by hash (default: 0.01)")
-    parser.add_argument("--tokenizer-sample-bytes", type=int, default=TOKENIZER_SAMPLE_BYTES, metavar="N", help="text a new tokenizer is trained on, at most (default: 100000000)")
+    parser.add_argument(
+        "--txt-documents", choices=("file", "paragraph", "line"), default="file", help="what one document is in plain text (default: file)"
+    )
+    parser.add_argument(
+        "--val-fraction", type=float, default=0.01, metavar="F", help="share of documents for validation, by hash (default: 0.01)"
+    )
+    parser.add_argument(
+        "--tokenizer-sample-bytes",
+        type=int,
+        default=TOKENIZER_SAMPLE_BYTES,
+        metavar="N",
+        help="text a new tokenizer is trained on, at most (default: 100000000)",
+    )
     parser.add_argument("--shard-tokens", type=int, default=SHARD_TOKENS, metavar="N", help="tokens in a full shard (default: 100000000)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads for tokenization (default: all cores)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads for tokenization (default: all cores)"
+    )
     parser.add_argument("--data-root", type=Path, default=DATA, metavar="DIR", help="where datasets/ and tokenizers/ go (default: data)")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")
     args = parser.parse_args(argv)
@@ -611,7 +624,9 @@ def report(folder: Path, manifest: dict[str, Any]) -> None:
     """Print what a built dataset holds."""
     for split, total in manifest["splits"].items():
         if total["tokens"]:
-            print(f"built {folder.name} split:{split} tokens:{total['tokens']} documents:{total['documents']} text_bytes:{total['text_bytes']}")
+            print(
+                f"built {folder.name} split:{split} tokens:{total['tokens']} documents:{total['documents']} text_bytes:{total['text_bytes']}"
+            )
 
 
 if __name__ == "__main__":

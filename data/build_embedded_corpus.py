@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from build_dataset import DATA, PieceEncoder, report, text_hash, tool_versions, train_tokenizer, write_dataset
 from console import ToolError, tool_main
 from overlap import HashSet, window_hashes

@@ -70,7 +70,7 @@ class Progress:
                 line += f" seconds_left:{max(0.0, (self.total - self.done) / rate):.0f}"
         return line + f" per_second:{amount_text(rate, self.unit)}"
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

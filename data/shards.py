@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from console import ToolError
+from filelock import FileLock, Timeout
 
 MAGIC = 20240520
 VERSION = 1
@@ -56,6 +56,29 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     with atomic_path(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, busy: str, wait: bool) -> Iterator[None]:
+    """Hold the lock file `path`; the system lets go of it when the process dies, however that happens.
+
+    Args:
+        busy: what to say when another process holds it.
+        wait: say so and wait, instead of raising ToolError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise ToolError(busy) from None
+        print(busy, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256_file(path: Path) -> str:
