@@ -624,9 +624,8 @@ def report(folder: Path, manifest: dict[str, Any]) -> None:
     """Print what a built dataset holds."""
     for split, total in manifest["splits"].items():
         if total["tokens"]:
-            print(
-                f"built {folder.name} split:{split} tokens:{total['tokens']} documents:{total['documents']} text_bytes:{total['text_bytes']}"
-            )
+            counts = " ".join(f"{key}:{value}" for key, value in total.items())
+            print(f"built {folder.name} split:{split} {counts}")
 
 
 if __name__ == "__main__":
