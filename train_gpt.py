@@ -207,7 +207,8 @@ def check_settings(s: Settings) -> None:
         if a % b:
             raise UserError(f"{big}={a} is not divisible by {small}={b}; {nearby(a, b)}")
     if s.MODEL_DIM // s.NUM_HEADS % 2:
-        raise UserError(f"MODEL_DIM={s.MODEL_DIM} gives heads of odd width, which cannot be rotated; {nearby(s.MODEL_DIM, 2 * s.NUM_HEADS)}")
+        even = nearby(s.MODEL_DIM, 2 * s.NUM_HEADS)
+        raise UserError(f"MODEL_DIM={s.MODEL_DIM} gives heads of odd width, which cannot be rotated; {even}")
     if s.EVAL_STRIDE > s.EVAL_SEQ_LEN:
         raise UserError(f"EVAL_STRIDE={s.EVAL_STRIDE} would leave targets unscored; allowed: up to EVAL_SEQ_LEN={s.EVAL_SEQ_LEN}")
     if not s.MAX_WALLCLOCK_SECONDS and not s.ITERATIONS:
@@ -281,14 +282,26 @@ class Runtime:
     rank: int = int(os.environ.get("RANK", 0))
     world: int = int(os.environ.get("WORLD_SIZE", 1))
     control: object = None  # gloo group for the numbers that all ranks must agree on
+    steps_in_flight: int = 0  # how far the host may run ahead of the device
 
     @property
     def cuda(self) -> bool:
         return self.device.type == "cuda"
 
-    @property
-    def name(self) -> str:
-        return torch.cuda.get_device_name(self.device) if self.cuda else f"CPU, {torch.get_num_threads()} threads"
+    def about(self) -> dict[str, str]:
+        name = torch.cuda.get_device_name(self.device) if self.cuda else f"CPU, {torch.get_num_threads()} threads"
+        return {"device": name, "precision": str(self.dtype).removeprefix("torch."), "torch": torch.__version__}
+
+    def start(self) -> None:
+        """Set this process's device up and, under torchrun, join the other processes."""
+        if self.cuda:
+            torch.cuda.set_device(self.device)
+            self.steps_in_flight = 2
+        else:
+            torch.set_flush_denormal(True)
+        if self.world > 1:
+            dist.init_process_group("nccl" if self.cuda else "gloo")
+            self.control = dist.new_group(backend="gloo")
 
     def synchronize(self) -> None:
         if self.cuda:
@@ -297,12 +310,26 @@ class Runtime:
     def peak_memory_bytes(self) -> int:
         return torch.cuda.max_memory_allocated(self.device) if self.cuda else peak_process_bytes()
 
+    def memory_bytes(self) -> int:
+        return torch.cuda.mem_get_info(self.device)[1] if self.cuda else 2**63 - 1
+
     def agree_max(self, *values: float) -> list[float]:
         """The largest of each value over all ranks, so that every rank takes the same decision."""
         box = torch.tensor(values, dtype=torch.float64)
         if self.world > 1:
             dist.all_reduce(box, dist.ReduceOp.MAX, group=self.control)
         return box.tolist()
+
+    def from_first(self, text: str) -> str:
+        """Rank 0's text, on every rank; all wait for it."""
+        box = [text]
+        if self.world > 1:
+            dist.broadcast_object_list(box, group=self.control)
+        return box[0]
+
+def leave_process_group() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 def resolve_device(s: Settings) -> Runtime:
     """Pick device, precision and compilation; fall back with a reason where the machine lacks something. Raises UserError."""
@@ -386,37 +413,45 @@ def load_tokens(pattern: str, limit: int, vocab_size: int) -> np.ndarray:
     return tokens
 
 class TrainSequences:
-    """Training sequences in an order that depends on the seed alone: a new shuffle of all of them each epoch.
+    """Training batches in an order that depends on the seed alone: a new shuffle of all sequences each epoch.
 
     A sequence lies within one shard. Each epoch cuts the shards at another offset, so that later epochs see other
-    boundaries. Sequence i of the run is the same whatever the number of devices, and i is all that a resumed run needs.
+    boundaries. The batch of a step is the same on any number of devices, and the step is all that a resumed run needs.
     """
 
-    def __init__(self, paths: list[Path], seq_len: int, seed: int):
-        self.shards = [open_shard(p) for p in paths]
-        self.seq_len, self.seed, self.epoch = seq_len, seed, -1
-        counts = [max(0, (len(x) - seq_len) // seq_len) for x in self.shards]
-        self.ends = np.cumsum(counts)
+    def __init__(self, s: Settings, world: int = 1):
+        paths = find_shards(f"{s.DATA_PATH}/*_train_*.bin")
+        self.shards = [open_shard(path) for path in paths]
+        self.seq_len, self.seed, self.shuffled_epoch = s.TRAIN_SEQ_LEN, s.SEED, -1
+        self.batch_size = s.TRAIN_BATCH_TOKENS // s.TRAIN_SEQ_LEN  # sequences, over all devices
+        self.ends = np.cumsum([max(0, (len(x) - self.seq_len) // self.seq_len) for x in self.shards])
         self.per_epoch = int(self.ends[-1])
         if not self.per_epoch:
-            raise DataError(f"{paths[0].parent}: no training shard holds {2 * seq_len} tokens; lower TRAIN_SEQ_LEN={seq_len} or add data")
+            raise DataError(f"{paths[0].parent}: no shard holds two sequences of TRAIN_SEQ_LEN={self.seq_len}; lower it or add data")
+        if self.batch_size % world:
+            share = nearby(s.TRAIN_BATCH_TOKENS, s.TRAIN_SEQ_LEN * world)
+            raise UserError(f"TRAIN_BATCH_TOKENS={s.TRAIN_BATCH_TOKENS} cannot be shared evenly by {world} devices; {share}")
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def epoch(self, step: int) -> float:
+        return step * self.batch_size / self.per_epoch
+
+    def sequence(self, index: int) -> np.ndarray:
         """Sequence `index` of the run, inputs and targets overlapping: (seq_len + 1,) uint16."""
         epoch, position = divmod(index, self.per_epoch)
-        if epoch != self.epoch:
+        if epoch != self.shuffled_epoch:
             rng = np.random.default_rng([self.seed, epoch])
-            self.order, self.epoch = rng.permutation(self.per_epoch), epoch
+            self.order, self.shuffled_epoch = rng.permutation(self.per_epoch), epoch
             self.offset = int(rng.integers(self.seq_len)) if epoch else 0
         pick = int(self.order[position])
         shard = int(np.searchsorted(self.ends, pick, "right"))
-        within = pick - (int(self.ends[shard - 1]) if shard else 0)
-        start = within * self.seq_len + self.offset
+        start = (pick - (int(self.ends[shard - 1]) if shard else 0)) * self.seq_len + self.offset
         return self.shards[shard][start : start + self.seq_len + 1]
 
-    def batch(self, first: int, count: int) -> np.ndarray:
-        """Sequences first … first + count - 1: (count, seq_len + 1) int32."""
-        return np.stack([self[first + i] for i in range(count)]).astype(np.int32)
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
+        """The share of one of `world` devices in the batch of a step: (sequences, seq_len + 1) int32."""
+        mine = self.batch_size // world
+        first = step * self.batch_size + rank * mine
+        return np.stack([self.sequence(first + i) for i in range(mine)]).astype(np.int32)
 
 class Prefetcher:
     """Computes `make(i)` for i = first, first + 1, … in a thread, `depth` ahead; `next()` hands the results over in order."""
@@ -521,7 +556,7 @@ def audit_bytes(tokens: np.ndarray, table: ByteTable) -> int:
         table_bytes[-1] -= dropped
         for i in np.flatnonzero(table_bytes != text_bytes):
             raise DataError(
-                f"byte audit: document {first + i} (tokens {stretch[i]} to {stretch[i + 1]}) is {text_bytes[i]} bytes of UTF-8 when decoded, "
+                f"byte audit: document {first + i} (tokens {stretch[i]} to {stretch[i + 1]}) decodes to {text_bytes[i]} bytes of UTF-8, "
                 f"but the byte table counts {table_bytes[i]}, so val_bpb would be wrong. Check that TOKENIZER_PATH belongs to DATA_PATH"
             )
     return int(sums[-1])
@@ -695,7 +730,6 @@ class GPT(nn.Module):
 
 
 # Optimizer ============================================================================================================
-
 def orthogonalize(g: Tensor, steps: int) -> Tensor:
     """Quintic Newton-Schulz iteration towards U V^T of each matrix of a stack (n, r, c) (Jordan et al., Muon, 2024)."""
     a, b, c = 3.4445, -4.7750, 2.0315
@@ -923,8 +957,8 @@ def encode_artifact(weights: dict[str, np.ndarray], s: Settings) -> bytes:
     header = {"model": {key: getattr(s, key) for key in MODEL_KEYS}, "tensors": tensors}
     header_bytes = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     payload = compress(raw, s.CODEC)
-    lengths = len(header_bytes), len(payload), len(raw)
-    return ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, CODECS.index(s.CODEC), 0, *lengths, zlib.crc32(raw)) + header_bytes + payload
+    rest = len(header_bytes), len(payload), len(raw), zlib.crc32(raw)
+    return ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, CODECS.index(s.CODEC), 0, *rest) + header_bytes + payload
 
 def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     """(model settings, float32 weights by name) of an artifact. Every length is checked before it is used. Raises ArtifactError."""
@@ -1180,44 +1214,40 @@ def xz_bits_per_byte(tokens: np.ndarray, table: ByteTable) -> float:
 
 
 # Main: set up, warm up, train, export, score ==========================================================================
-
-class Diverged(Exception):
-    """The training loss is no longer a number, or far above that of guessing."""
-
 class Stepper:
-    """One optimizer step after another: batches, forward and backward passes, gradients over all devices, update."""
+    """One optimizer step after another: forward and backward passes, gradients over all devices, update."""
 
     def __init__(self, s: Settings, runtime: Runtime, model: GPT):
         self.s, self.runtime, self.model = s, runtime, model
-        self.order = TrainSequences(find_shards(f"{s.DATA_PATH}/*_train_*.bin"), s.TRAIN_SEQ_LEN, s.SEED)
-        self.sequences = s.TRAIN_BATCH_TOKENS // s.TRAIN_SEQ_LEN  # in a batch, over all devices
-        if self.sequences % runtime.world:
-            share = nearby(s.TRAIN_BATCH_TOKENS, s.TRAIN_SEQ_LEN * runtime.world)
-            raise UserError(f"TRAIN_BATCH_TOKENS={s.TRAIN_BATCH_TOKENS} cannot be shared evenly by {runtime.world} devices; {share}")
-        self.mine = self.sequences // runtime.world
-        self.microbatch = min(self.mine, s.MICROBATCH_TOKENS // s.TRAIN_SEQ_LEN or self.mine)
         self.optimizer = Optimizer(model, s, runtime)
         self.loss = torch.compile(model, dynamic=False) if runtime.compile else model
 
-    def epoch(self, step: int) -> float:
-        return step * self.sequences / self.order.per_epoch
-
-    def batch(self, step: int) -> Tensor:
-        """This device's share of batch `step`: (sequences, TRAIN_SEQ_LEN + 1) int32, pinned for the copy to a GPU."""
-        tokens = torch.from_numpy(self.order.batch(step * self.sequences + self.runtime.rank * self.mine, self.mine))
+    def prepare(self, batch: np.ndarray) -> Tensor:
+        """Tokens as a tensor, pinned for the copy to a GPU; called in the prefetch thread."""
+        tokens = torch.from_numpy(batch)
         return tokens.pin_memory() if self.runtime.cuda else tokens
 
-    def __call__(self, step: int, batch: Tensor, scale: float) -> Tensor:
-        """Train on a batch; the mean loss over all devices, a tensor of no dimensions still on the device."""
+    def launch(self, step: int, batch: Tensor, scale: float) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Train on a batch, (sequences, TRAIN_SEQ_LEN + 1) int32; the loss comes later, by `finish`."""
         batch, total = batch.to(self.runtime.device, non_blocking=True).long(), torch.zeros((), device=self.runtime.device)
-        for part in batch.split(self.microbatch):
+        for part in batch.split(max(1, self.s.MICROBATCH_TOKENS // self.s.TRAIN_SEQ_LEN) if self.s.MICROBATCH_TOKENS else len(batch)):
             loss = self.loss(part[:, :-1], part[:, 1:]) * (len(part) / len(batch))
             loss.backward()
             total += loss.detach()
         if self.runtime.world > 1:
             self.average_over_devices(total)
         self.optimizer.step(step, scale)
-        return total
+        if not self.runtime.cuda:
+            return total, None
+        total, event = total.to("cpu", non_blocking=True), torch.cuda.Event()
+        event.record()
+        return total, event
+
+    def finish(self, launched: tuple[Tensor, torch.cuda.Event | None]) -> float:
+        """Wait for a launched step; the mean loss over all devices."""
+        if launched[1]:
+            launched[1].synchronize()
+        return float(launched[0])
 
     def average_over_devices(self, loss: Tensor) -> None:
         values = [p.grad for p in self.model.parameters()] + [loss]
@@ -1230,33 +1260,32 @@ class Stepper:
         """Everything that a step changes, live: weights and optimizer state."""
         return {f"weights/{n}": p.data for n, p in self.model.named_parameters()} | self.optimizer.tensors()
 
-    def restore(self, saved: dict[str, Tensor]) -> None:
-        for name, tensor in self.tensors().items():
-            tensor.copy_(saved[name])
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: tensor.cpu().numpy().copy() for name, tensor in self.tensors().items()} | {"rng": torch.get_rng_state().numpy()}
 
-    def warm_up(self, log: Log) -> None:
-        """Compile by running two steps on the first batch, then put everything back. Without a compiler that works, go on without."""
-        saved = {name: tensor.clone() for name, tensor in self.tensors().items()}
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        torch.set_rng_state(torch.from_numpy(state["rng"]))
+        for name, tensor in self.tensors().items():
+            tensor.copy_(torch.from_numpy(state[name]))
+
+    def warm_up(self, batch: np.ndarray, log: Log) -> None:
+        """Compile by running two steps on a batch, then put everything back. Without a compiler that works, go on without."""
+        if not self.runtime.compile:
+            return
+        saved = self.state()
         try:
             for _ in range(2):
-                self(0, self.batch(0), 1.0)
+                self.finish(self.launch(0, self.prepare(batch), 1.0))
         except Exception as e:  # the compiler's own errors have many types; a real bug shows again in the uncompiled run
             log(f"note: torch.compile failed, running without it: {type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}")
             self.runtime.compile, self.loss = False, self.model
             self.model.zero_grad()
             self.optimizer = Optimizer(self.model, self.s, self.runtime)
-        self.restore(saved)
+        self.load_state(saved)
 
-    def save(self, path: Path, meta: dict) -> None:
-        if self.runtime.rank == 0:
-            arrays = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
-            save_arrays(path, arrays | {"rng": torch.get_rng_state().numpy()}, meta)
-
-    def load(self, path: Path) -> dict:
-        arrays, meta = load_arrays(path)
-        torch.set_rng_state(torch.from_numpy(arrays.pop("rng")))
-        self.restore({name: torch.from_numpy(array) for name, array in arrays.items()})
-        return meta
+# shared: begin main
+class Diverged(Exception):
+    """The training loss is no longer a number, or far above that of guessing."""
 
 class Run:
     """One command: what it computes with, what it reads, where it writes, and its phases in order."""
@@ -1264,22 +1293,12 @@ class Run:
     def __init__(self, args: argparse.Namespace, s: Settings, log: Log):
         self.s, self.log, self.clock, self.folder = s, log, Clock(), Path(args.resume) if args.resume else None
         self.source, self.runtime = Path(__file__).resolve(), resolve_device(s)
-        self.start_devices(self.runtime)
+        self.runtime.start()
+        log.enabled = self.runtime.rank == 0
         for line in s.warnings + self.runtime.notes:
             log(f"note: {line}")
         with self.clock.span("setup"):
             self.data = load_data(s, log, with_train=not args.eval_only)
-
-    def start_devices(self, r: Runtime) -> None:
-        """Set this process's device up and, under torchrun, join the other processes."""
-        self.log.enabled = r.rank == 0
-        if r.cuda:
-            torch.cuda.set_device(r.device)
-        else:
-            torch.set_flush_denormal(True)
-        if r.world > 1:
-            dist.init_process_group("nccl" if r.cuda else "gloo")
-            r.control = dist.new_group(backend="gloo")
 
     def lane(self) -> str:
         """The lane a run belongs to by its own settings; docs/track_spec.md has the rules."""
@@ -1299,18 +1318,12 @@ class Run:
         s, r = self.s, self.runtime
         if resume:
             check_resumable(self.folder, self.source)
-        elif r.rank == 0:
-            self.folder = create_run_folder(s, self.source)
-        if r.world > 1:
-            box = [str(self.folder)]
-            dist.broadcast_object_list(box, group=r.control)
-            self.folder = Path(box[0])
+        self.folder = self.folder or Path(r.from_first(str(create_run_folder(s, self.source)) if r.rank == 0 else ""))
         self.log.open(self.folder / "train.log")
         for name, value in s.values.items():
             self.log.keep(f"setting {name}={value} from:{s.sources[name]}")
-        self.about = {"run_id": s.RUN_ID, "seed": s.SEED, "lane": self.lane(), "device": r.name, "devices": r.world}
-        self.about |= {"precision": str(r.dtype).removeprefix("torch."), "code_sha256": sha256_of(self.source.read_bytes())}
-        self.about |= {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+        self.about = {"run_id": s.RUN_ID, "seed": s.SEED, "lane": self.lane(), "devices": r.world} | r.about()
+        self.about |= {"python": platform.python_version(), "numpy": np.__version__, "code_sha256": sha256_of(self.source.read_bytes())}
         for name, value in self.about.items():
             self.log(kv(**{name: value}))
 
@@ -1327,13 +1340,13 @@ class Run:
     def train(self, model: GPT, interrupt: Interrupt) -> dict:
         """Train within the clock; weights.npz is on disk at the end. Returns its meta data. Raises Interrupted, Diverged."""
         s, r, log, clock = self.s, self.runtime, self.log, self.clock
-        stepper, checkpoint = Stepper(s, r, model), self.folder / "checkpoint.npz"
+        stepper, order, checkpoint = Stepper(s, r, model), TrainSequences(s, r.world), self.folder / "checkpoint.npz"
         meta = {"step": 0, "reserve_s": self.forecast(model)[0]}
-        if r.compile:
-            with clock.span("warmup", r.synchronize):
-                stepper.warm_up(log)
+        with clock.span("warmup", r.synchronize):
+            stepper.warm_up(order.batch(0, r.rank, r.world), log)
         if checkpoint.exists():
-            meta = stepper.load(checkpoint)
+            state, meta = load_arrays(checkpoint)
+            stepper.load_state(state)
             clock.seconds = meta["seconds"]
             log("resumed " + kv(step=meta["step"], train_s=clock.training()))
         step = first_step = said_step = meta["step"]
@@ -1344,21 +1357,20 @@ class Run:
         def settle(keep: int) -> None:
             """Wait until at most `keep` steps are in flight, so that the clock is honest and the device never idle."""
             while len(pending) > keep:
-                at, loss, event = pending.popleft()
-                if event:
-                    event.synchronize()
-                losses.append(float(loss))
+                at, launched = pending.popleft()
+                losses.append(stepper.finish(launched))
                 if not losses[-1] < 2.0 * math.log(s.VOCAB_SIZE):
-                    rates = kv(MATRIX_LR=s.MATRIX_LR, EMBED_LR=s.EMBED_LR, VECTOR_LR=s.VECTOR_LR, WARMUP_STEPS=s.WARMUP_STEPS)
-                    raise Diverged(f"step {at}: train_loss {losses[-1]}, guessing gives {math.log(s.VOCAB_SIZE):.2f}. Likely: {rates}; "
-                                   "halve a learning rate or double the warm-up")  # fmt: skip
+                    likely = kv(MATRIX_LR=s.MATRIX_LR, EMBED_LR=s.EMBED_LR, VECTOR_LR=s.VECTOR_LR)
+                    guess = math.log(s.VOCAB_SIZE)
+                    raise Diverged(f"step {at}: train_loss {losses[-1]}, guess {guess:.2f}; halve one of {likely} or double WARMUP_STEPS")
 
         def save() -> None:
             settle(0)
             clock.book()
-            stepper.save(checkpoint, meta | {"step": step, "seconds": clock.seconds})
+            if r.rank == 0:
+                save_arrays(checkpoint, stepper.state(), meta | {"step": step, "seconds": clock.seconds})
 
-        prefetcher = Prefetcher(stepper.batch, step)
+        prefetcher = Prefetcher(lambda step: stepper.prepare(order.batch(step, r.rank, r.world)), step)
         total, unit = (s.MAX_WALLCLOCK_SECONDS, "s") if s.MAX_WALLCLOCK_SECONDS else (s.ITERATIONS, "steps")
         try:
             with clock.span("train", r.synchronize), log.progress("train", total, unit) as bar:
@@ -1375,17 +1387,14 @@ class Run:
                         save()
                         saved_s = seconds
                     scale = lr_scale(s, step, progress)
-                    loss, event = stepper(step, prefetcher.next(), scale), None
-                    if r.cuda:
-                        loss, event = loss.to("cpu", non_blocking=True), torch.cuda.Event()
-                        event.record()
+                    launched = stepper.launch(step, prefetcher.next(), scale)
                     step += 1
-                    pending.append((step, loss, event))
-                    settle(2 if event else 0)
+                    pending.append((step, launched))
+                    settle(r.steps_in_flight)
                     now = clock.training()
                     bar(now - seconds if unit == "s" else 1, kv(step=step, loss=losses[-1] if losses else math.nan))
-                    if int(stepper.epoch(step)) > int(stepper.epoch(step - 1)):
-                        log("data " + kv(epoch=int(stepper.epoch(step)), begins_at_step=step))
+                    if int(order.epoch(step)) > int(order.epoch(step - 1)):
+                        log("data " + kv(epoch=int(order.epoch(step)), begins_at_step=step))
                     if step % s.TRAIN_LOG_EVERY == 0 or step == 1:
                         rate, left = (step - said_step) * s.TRAIN_BATCH_TOKENS / (now - said_s), now / max(progress, 1e-9) - now
                         loss = float(np.mean(losses)) if losses else math.nan
@@ -1401,11 +1410,11 @@ class Run:
                 settle(0)
         finally:
             prefetcher.close()
-        meta |= {"step": step, "seconds": clock.seconds, "epochs": stepper.epoch(step)}
+        meta |= {"steps": step, "train_tokens": step * s.TRAIN_BATCH_TOKENS, "epochs": order.epoch(step), "seconds": clock.seconds}
         if r.rank == 0:
             save_arrays(self.folder / "weights.npz", model.weights(), meta)
             checkpoint.unlink(missing_ok=True)
-        log("trained " + kv(steps=step, tokens=step * s.TRAIN_BATCH_TOKENS, epochs=meta["epochs"], train_s=clock.training()))
+        log("trained " + kv(steps=step, tokens=meta["train_tokens"], epochs=meta["epochs"], train_s=clock.training()))
         return meta
 
     def export(self, model: GPT) -> dict[str, int]:
@@ -1416,8 +1425,7 @@ class Run:
             if self.runtime.rank == 0:
                 artifact = encode_artifact(weights, s)
                 atomic_write(path, lambda f: f.write(artifact))
-        if self.runtime.world > 1:
-            dist.barrier(group=self.runtime.control)
+        self.runtime.from_first("the artifact is written")
         sizes = {"code_bytes": (self.folder / "train_gpt.py").stat().st_size, "model_bytes": path.stat().st_size}
         sizes |= {"total_bytes": sum(sizes.values()), "cap_bytes": s.CAP_BYTES}
         log("size " + kv(**sizes))
@@ -1493,7 +1501,7 @@ class Run:
                 weights, meta = load_arrays(self.folder / "weights.npz")
                 model.load_weights(weights)
                 self.clock.seconds = meta["seconds"]
-                log("resumed " + kv(after="training", step=meta["step"]))
+                log("resumed " + kv(after="training", steps=meta["steps"]))
             else:
                 meta = self.train(model, interrupt)
             interrupt.raises = True
@@ -1509,7 +1517,7 @@ class Run:
         except Exception as e:
             log(f"failed: {type(e).__name__}: {e}\nwhat was reached is in {self.folder}; when mended, {go_on}")
             raise
-        result |= sizes | self.about | {"steps": meta["step"], "train_tokens": meta["step"] * s.TRAIN_BATCH_TOKENS, "epochs": meta["epochs"]}
+        result |= sizes | self.about | {k: meta[k] for k in ("steps", "train_tokens", "epochs")}
         result |= {"train_seconds": self.clock.training(), "seconds": self.clock.seconds, "settings": s.values}
         result |= {"peak_memory_bytes": self.runtime.peak_memory_bytes(), "data_hashes": self.data.hashes}
         log(kv(peak_memory_bytes=result["peak_memory_bytes"], **{f"{name}_s": spent for name, spent in self.clock.seconds.items()}))
@@ -1530,16 +1538,14 @@ class Run:
         s, r, log = self.s, self.runtime, self.log
         model = self.build()
         reserve_s, forecast = self.forecast(model)
-        stepper = Stepper(s, r, model)
-        if r.compile:
-            stepper.warm_up(log)
-        stepper(0, stepper.batch(0), 1.0)
+        stepper, order = Stepper(s, r, model), TrainSequences(s)
+        stepper.warm_up(order.batch(0), log)
+        stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0)), 1.0))
         steps = 0
         with self.clock.span("steps", r.synchronize):
             while steps < 3 or (steps < 20 and self.clock.read("steps") < 10):
                 steps += 1
-                stepper(steps, stepper.batch(steps), 1.0)
-                r.synchronize()
+                stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
         per_step, peak_bytes = self.clock.read("steps") / steps, r.peak_memory_bytes()
         tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN * s.EVAL_STRIDE]
         with self.clock.span("windows", r.synchronize):
@@ -1548,16 +1554,15 @@ class Run:
         by_clock = int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else s.ITERATIONS
         total = min(by_clock, s.ITERATIONS) if s.ITERATIONS else by_clock
         log("check " + kv(step_s=per_step, tokens_per_s=round(s.TRAIN_BATCH_TOKENS / per_step), peak_memory_bytes=peak_bytes))
-        log("check " + kv(steps=total, train_tokens=total * s.TRAIN_BATCH_TOKENS, epochs=stepper.epoch(total)))
+        log("check " + kv(steps=total, train_tokens=total * s.TRAIN_BATCH_TOKENS, epochs=order.epoch(total)))
         log("check " + kv(warmdown_begins_at_step=int(total * (1 - s.WARMDOWN_FRAC)), scoring_s=round(scoring_s)))
-        memory = torch.cuda.mem_get_info(r.device)[1] if r.cuda else 2**63
         for wrong, advice in (
             (forecast > s.CAP_BYTES, f"{forecast} bytes would be over CAP_BYTES={s.CAP_BYTES}; lower BITS_MATRIX, MODEL_DIM or NUM_LAYERS"),
             (total < 10 * s.WARMUP_STEPS, f"{total} steps are few for WARMUP_STEPS={s.WARMUP_STEPS}; lower it or TRAIN_BATCH_TOKENS"),
-            (stepper.epoch(total) > 10, f"{stepper.epoch(total):.0f} passes over the training shards; fetch more of them"),
+            (order.epoch(total) > 10, f"{order.epoch(total):.0f} passes over the training shards; fetch more of them"),
             (scoring_s > max(s.MAX_WALLCLOCK_SECONDS, 60), "scoring takes longer than training; raise EVAL_STRIDE or lower VAL_TOKENS"),
-            (s.EVAL_SEQ_LEN > s.TRAIN_SEQ_LEN and total < 3000, f"few steps for a context longer than trained; try EVAL_SEQ_LEN={s.TRAIN_SEQ_LEN}"),
-            (peak_bytes > 0.9 * memory, f"device memory is nearly full; set MICROBATCH_TOKENS={s.TRAIN_BATCH_TOKENS // 2}"),
+            (s.EVAL_SEQ_LEN > s.TRAIN_SEQ_LEN and total < 3000, f"few steps for so long a context; try EVAL_SEQ_LEN={s.TRAIN_SEQ_LEN}"),
+            (peak_bytes > 0.9 * r.memory_bytes(), f"device memory is nearly full; set MICROBATCH_TOKENS={s.TRAIN_BATCH_TOKENS // 2}"),
         ):  # fmt: skip
             if wrong:
                 log(f"warning: {advice}")
@@ -1575,8 +1580,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {e}", file=sys.stderr)
         return EXIT_BAD_INPUT
     finally:
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
+        leave_process_group()
 
+# shared: end main
 if __name__ == "__main__":
     sys.exit(main())
