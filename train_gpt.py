@@ -16,7 +16,7 @@ A run leaves runs/ID/ with train.log, settings.env, train_gpt.py, weights.npz, a
 is computed from artifact.bin as written to disk, never from the floating-point weights.
 
 Exit status: 0 done, 2 bad input, 3 artifact over the cap, 4 training diverged, 130/143 interrupted (resumable).
-`--help` lists every setting. Sections between `# shared: begin` and `# shared: end` stand word for word in the MLX twin.
+`--help` lists every setting. What stands between `# shared: begin` and `# shared: end` is the same text in the MLX twin.
 """
 # shared: begin imports
 from __future__ import annotations
@@ -48,40 +48,40 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-
+import sentencepiece
+import zstandard
+from tqdm import tqdm
 # shared: end imports
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
+
 
 # Settings =============================================================================================================
 # shared: begin settings
-
 class UserError(Exception):
     """Something the user can mend. The text says which value is wrong, what is allowed and what to type."""
 
 class Setting(NamedTuple):
-    """One knob. `allowed` holds (lowest, highest) for numbers, the choices for words, () for free text."""
-
+    """One knob. `allowed` is (lowest, highest) for a number, a regular expression for a word."""
     name: str
     default: int | float | str
-    allowed: tuple
+    allowed: tuple[float, float] | str
     help: str
 
 COMMON_SETTINGS = [
     # run
-    Setting("RUN_ID", "", (), "name of the run's folder under RUNS_DIR; empty: date and time. An existing one is refused"),
-    Setting("RUNS_DIR", "runs", (), "folder that holds the run folders"),
+    Setting("RUN_ID", "", r"(\w[\w.-]{0,99})?", "name of the run's folder under RUNS_DIR, which must be new; empty: date and time"),
+    Setting("RUNS_DIR", "runs", ".+", "folder that holds the run folders"),
     Setting("SEED", 1337, (0, 2**31 - 1), "seed of the initial weights and of the order of the data"),
-    Setting("PRECISION", "auto", ("auto", "bf16", "fp32"), "type of activations; auto: bf16 where the device is fast at it"),
+    Setting("PRECISION", "auto", "auto|bf16|fp32", "type of activations; auto: bf16 where the device is fast at it"),
     # data
-    Setting("DATA_PATH", "data/datasets/fineweb10B_sp1024", (), "folder with *_train_*.bin and *_val_*.bin shards"),
-    Setting("TOKENIZER_PATH", "data/tokenizers/fineweb_1024_bpe.model", (), "SentencePiece model, or a byte260 .json"),
+    Setting("DATA_PATH", "data/datasets/fineweb10B_sp1024", ".+", "folder with *_train_*.bin and *_val_*.bin shards"),
+    Setting("TOKENIZER_PATH", "data/tokenizers/fineweb_1024_bpe.model", ".+", "SentencePiece model, or a byte260 .json"),
     Setting("VAL_TOKENS", 4_194_304, (2, 2**40), "validation targets scored, from the first document on"),
-    Setting("AUX_VAL", "", (), "more sets to score, as name=glob,name=glob; reported beside val_bpb, never part of it"),
-    Setting("EVAL_SEQ_SWEEP", "", (), "context lengths to score too, as 256,512,1024; reported beside val_bpb"),
+    Setting("AUX_VAL", "", r"(\w+=[^,=]+(,\w+=[^,=]+)*)?", "more sets to score, as name=glob,name=glob; reported beside val_bpb"),
+    Setting("EVAL_SEQ_SWEEP", "", r"([1-9]\d{0,4}(,[1-9]\d{0,4})*)?", "context lengths to score too, as 256,512; reported beside val_bpb"),
     # model
     Setting("VOCAB_SIZE", 1024, (2, 65_536), "pieces of the tokenizer"),
     Setting("NUM_LAYERS", 6, (1, 64), "transformer blocks"),
@@ -100,7 +100,6 @@ COMMON_SETTINGS = [
     Setting("ITERATIONS", 0, (0, 10**9), "optimizer steps at most; 0: the clock alone ends training"),
     Setting("WARMUP_STEPS", 20, (0, 10**6), "steps over which the learning rates rise"),
     Setting("WARMDOWN_FRAC", 0.6, (0.0, 1.0), "last share of the budget, over which the learning rates fall"),
-    Setting("FINAL_LR_FRAC", 0.0, (0.0, 1.0), "share of the learning rates left at the end of the warmdown"),
     Setting("MATRIX_LR", 0.02, (0.0, 10.0), "Muon learning rate (matrices)"),
     Setting("EMBED_LR", 0.03, (0.0, 10.0), "Adam learning rate of the tied embedding"),
     Setting("VECTOR_LR", 0.02, (0.0, 10.0), "Adam learning rate of gains, scales and other vectors"),
@@ -120,7 +119,7 @@ COMMON_SETTINGS = [
     # export
     Setting("BITS_MATRIX", 6, (2, 8), "bits of a weight of the matrices"),
     Setting("BITS_EMBED", 8, (2, 8), "bits of a weight of the tied embedding"),
-    Setting("CODEC", "zstd", ("zstd", "zlib"), "compressor of the packed weights, always at its highest level"),
+    Setting("CODEC", "zstd", "zstd|zlib", "compressor of the packed weights, always at its highest level"),
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
     # scoring
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
@@ -140,8 +139,6 @@ class Settings:
         self.values = {x.name: x.default for x in table}
         self.sources = dict.fromkeys(self.table, "default")
         self.warnings: list[str] = []
-        if len(self.table) != len(table):
-            raise ValueError("a setting is declared twice")
 
     def __getattr__(self, name: str) -> int | float | str:
         if name.startswith("_") or name not in self.values:
@@ -161,8 +158,8 @@ class Settings:
         except ValueError:
             what = "a whole number" if kind is int else "a number"
             raise UserError(f"{source}: {name}={text} is not {what}; default: {setting.default}") from None
-        if allowed and not (value in allowed if kind is str else allowed[0] <= value <= allowed[1]):  # nan is not between
-            what = ", ".join(allowed) if kind is str else f"{allowed[0]} to {allowed[1]}"
+        if not (re.fullmatch(allowed, value) if kind is str else allowed[0] <= value <= allowed[1]):  # nan is not between
+            what = allowed if kind is str else f"{allowed[0]} to {allowed[1]}"
             raise UserError(f"{source}: {name}={text} is not allowed; allowed: {what}; default: {setting.default}")
         self.values[name], self.sources[name] = value, source
 
@@ -193,7 +190,6 @@ class Settings:
         return "settings: KEY=VALUE in a --config file, in the environment or here (the later wins)\n" + "\n".join(rows)
 
 def nearby(value: int, unit: int) -> str:
-    """The multiples of `unit` on either side of `value`, for error texts."""
     low = value // unit * unit
     return f"try {low} or {low + unit}" if low else f"try {unit}"
 
@@ -213,22 +209,9 @@ def check_settings(s: Settings) -> None:
         raise UserError(f"EVAL_STRIDE={s.EVAL_STRIDE} would leave targets unscored; allowed: up to EVAL_SEQ_LEN={s.EVAL_SEQ_LEN}")
     if not s.MAX_WALLCLOCK_SECONDS and not s.ITERATIONS:
         raise UserError("MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them")
-    if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})?", s.RUN_ID):
-        raise UserError(f"RUN_ID={s.RUN_ID} must be letters, digits, '.', '_' and '-', at most 100 of them")
-    parse_named_globs(s.AUX_VAL)
-    parse_lengths(s.EVAL_SEQ_SWEEP)
 
-def parse_named_globs(text: str) -> dict[str, str]:
-    """`name=glob,name=glob` to a dict. Raises UserError."""
-    if not re.fullmatch(r"(\w+=[^,=]+(,\w+=[^,=]+)*)?", text):
-        raise UserError(f"AUX_VAL={text} is not name=glob,name=glob; e.g. AUX_VAL=code=data/datasets/embedded_aux_code_sp1024/*_val_*.bin")
-    return dict(item.split("=") for item in text.split(",") if item)
-
-def parse_lengths(text: str) -> list[int]:
-    """`256,512` to a list of lengths of at least 2. Raises UserError."""
-    if not re.fullmatch(r"(\d+(,\d+)*)?", text) or any(int(n) < 2 for n in text.split(",") if n):
-        raise UserError(f"EVAL_SEQ_SWEEP={text} is not a list of lengths of at least 2; e.g. EVAL_SEQ_SWEEP=256,512,1024")
-    return [int(n) for n in text.split(",") if n]
+def lengths_to_sweep(s: Settings) -> list[int]:
+    return [int(n) for n in s.EVAL_SEQ_SWEEP.split(",") if n]
 
 def command_line() -> argparse.ArgumentParser:
     table, raw = Settings(SETTINGS).help_table(), argparse.RawDescriptionHelpFormatter
@@ -260,12 +243,11 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
         s.set(name, value, "command line")
     check_settings(s)
     return s
-
 # shared: end settings
 
 BACKEND_SETTINGS = [
-    Setting("DEVICE", "auto", ("auto", "cuda", "cpu"), "where to run; auto: CUDA if there is one"),
-    Setting("COMPILE", "auto", ("auto", "on", "off"), "torch.compile; auto: on CUDA only (a CPU needs about a minute for it)"),
+    Setting("DEVICE", "auto", "auto|cuda|cpu", "where to run; auto: CUDA if there is one"),
+    Setting("COMPILE", "auto", "auto|on|off", "torch.compile; auto: on CUDA only (a CPU needs about a minute for it)"),
     Setting("MICROBATCH_TOKENS", 0, (0, 2**26), "tokens per forward and backward pass on a device; 0: the whole batch at once"),
     Setting("EVAL_BATCH_TOKENS", 65_536, (2, 2**26), "tokens per forward pass while scoring"),
 ]
@@ -274,7 +256,6 @@ SETTINGS = COMMON_SETTINGS + BACKEND_SETTINGS
 @dataclasses.dataclass
 class Runtime:
     """Where and how this process computes. `notes`: what was chosen in place of the usual and why, a line each."""
-
     device: torch.device
     dtype: torch.dtype
     compile: bool
@@ -307,11 +288,11 @@ class Runtime:
         if self.cuda:
             torch.cuda.synchronize(self.device)
 
-    def peak_memory_bytes(self) -> int:
-        return torch.cuda.max_memory_allocated(self.device) if self.cuda else peak_process_bytes()
-
-    def memory_bytes(self) -> int:
-        return torch.cuda.mem_get_info(self.device)[1] if self.cuda else 2**63 - 1
+    def memory(self) -> tuple[int, float]:
+        """Most bytes held so far, and how many there are (where that is a limit worth a warning)."""
+        if self.cuda:
+            return torch.cuda.max_memory_allocated(self.device), torch.cuda.mem_get_info(self.device)[1]
+        return peak_process_bytes(), math.inf
 
     def agree_max(self, *values: float) -> list[float]:
         """The largest of each value over all ranks, so that every rank takes the same decision."""
@@ -389,10 +370,8 @@ def find_shards(pattern: str) -> list[Path]:
     """The shards that a glob names, in name order. Raises DataError if there are none."""
     paths = sorted(Path(p) for p in glob.glob(pattern))
     if not paths:
-        raise DataError(
-            f"no shard fits {pattern}. FineWeb: python3 data/cached_challenge_fineweb.py --variant sp1024 --train-shards 2; "
-            "without a network: bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env builds its own corpus"
-        )
+        fetch = "python3 data/cached_challenge_fineweb.py --variant sp1024 --train-shards 2"
+        raise DataError(f"no shard fits {pattern}. FineWeb: {fetch}; without a network: python3 data/build_embedded_corpus.py")
     return paths
 
 def check_tokens(tokens: np.ndarray, vocab_size: int, where: Path) -> None:
@@ -401,12 +380,8 @@ def check_tokens(tokens: np.ndarray, vocab_size: int, where: Path) -> None:
 
 def load_tokens(pattern: str, limit: int, vocab_size: int) -> np.ndarray:
     """The first `limit` + 1 tokens of a stream that starts with BOS: (n,) uint16, n - 1 of them targets. Raises DataError."""
-    parts, total, paths = [], 0, find_shards(pattern)
-    for path in paths:
-        if total <= limit:
-            parts.append(open_shard(path)[: limit + 1 - total])
-            total += len(parts[-1])
-    tokens = np.concatenate(parts)
+    paths = find_shards(pattern)
+    tokens = np.concatenate([open_shard(path) for path in paths])[: limit + 1]
     check_tokens(tokens, vocab_size, paths[0])
     if len(tokens) < 2 or tokens[0] != BOS:
         raise DataError(f"{paths[0]}: a stream starts with BOS (token {BOS}) and holds 2 tokens or more; this starts with {tokens[:2]}")
@@ -468,17 +443,14 @@ class Prefetcher:
 
     def close(self) -> None:
         self.pool.shutdown(cancel_futures=True)
-
 # shared: end shards
 
 
 # Bytes per token ======================================================================================================
 # shared: begin bytes
-
 @dataclasses.dataclass
 class ByteTable:
     """How many bytes of text each token stands for: arrays of shape (vocab,), and the decoder they are held against."""
-
     base_bytes: np.ndarray  # UTF-8 length of the piece without its leading `▁`; 1 for byte-fallback pieces; 0 for control pieces
     leading_space: np.ndarray  # the piece starts with `▁`, a space that counts unless the token before it is a boundary
     boundary: np.ndarray  # control, unknown and unused pieces, after which no space is written
@@ -490,10 +462,9 @@ class ByteTable:
         """From a SentencePiece model, or from the .json of a byte tokenizer. Raises DataError."""
         if not Path(path).is_file():
             raise DataError(f"TOKENIZER_PATH={path} does not exist; data/README.md says how to fetch or build it")
-        if Path(path).suffix == ".json":
-            return cls._load_bytes(path)
-        import sentencepiece
-
+        if Path(path).suffix == ".json":  # the byte tokenizer: 4 control ids, then the 256 bytes
+            control = np.arange(260) < 4
+            return cls(1 - control, control & False, control, ~control, lambda texts: [bytes(i - 4 for i in ids if i > 3) for ids in texts])
         try:
             sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as e:
@@ -512,20 +483,6 @@ class ByteTable:
 
         return cls(base, leading, boundary, byte_piece, decode)
 
-    @classmethod
-    def _load_bytes(cls, path: str | Path) -> ByteTable:
-        try:
-            spec = json.loads(Path(path).read_text(encoding="utf-8"))
-            size, offset = int(spec["vocab_size"]), int(spec.get("byte_offset", int(spec["vocab_size"]) - 256))
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise DataError(f"TOKENIZER_PATH={path} does not describe a byte tokenizer: {e!r}") from None
-        boundary = (np.arange(size) < offset) | (np.arange(size) >= offset + 256)
-
-        def decode(documents: list[list[int]]) -> list[bytes]:
-            return [bytes(i - offset for i in ids if offset <= i < offset + 256) for ids in documents]
-
-        return cls((~boundary).astype(np.int64), np.zeros(size, bool), boundary, ~boundary, decode)
-
     def target_bytes(self, previous: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Bytes of each target token, given the token before it: (n,), (n,) -> (n,) int64."""
         return self.base_bytes[target] + (self.leading_space[target] & ~self.boundary[previous])
@@ -537,8 +494,8 @@ def document_bounds(tokens: np.ndarray) -> np.ndarray:
 def audit_bytes(tokens: np.ndarray, table: ByteTable) -> int:
     """Check the byte table against the decoded text, document by document; return the bytes of all targets.
 
-    tokens: (n,), starting with BOS. The last document may be cut inside a character; its last byte pieces are left out of
-    the comparison. Raises DataError naming the first document whose counts differ: a score would be wrong by that ratio.
+    tokens: (n,), starting with BOS. The last document may be cut inside a character, so its last byte pieces are not
+    compared. Raises DataError naming the first document whose counts differ: a score would be wrong by that ratio.
     """
     bounds = document_bounds(tokens)
     counted = np.concatenate([[0], table.target_bytes(tokens[:-1], tokens[1:])])
@@ -568,7 +525,6 @@ def bits_per_byte(nats: np.ndarray, target_bytes: np.ndarray) -> tuple[float, fl
 
 def sha256_of(data: np.ndarray | bytes) -> str:
     return hashlib.sha256(np.ascontiguousarray(data).tobytes() if isinstance(data, np.ndarray) else data).hexdigest()
-
 # shared: end bytes
 
 
@@ -601,7 +557,6 @@ def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np
             std = s.EMBED_INIT_STD if role_of(name) == "embed" else value.shape[1] ** -0.5
             start[name] = (std * rng.standard_normal(value.shape)).astype(np.float32)
     return start
-
 # shared: end roles
 
 def norm(x: Tensor) -> Tensor:
@@ -684,7 +639,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(s) for _ in range(s.NUM_LAYERS))
         self.skips = nn.Parameter(torch.ones(s.NUM_LAYERS // 2, s.MODEL_DIM))
         self.to(runtime.device)
-        length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *parse_lengths(s.EVAL_SEQ_SWEEP), 2)
+        length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *lengths_to_sweep(s), 2)
         cos, sin = rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE, runtime.device)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -733,20 +688,19 @@ class GPT(nn.Module):
 def orthogonalize(g: Tensor, steps: int) -> Tensor:
     """Quintic Newton-Schulz iteration towards U V^T of each matrix of a stack (n, r, c) (Jordan et al., Muon, 2024)."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = g.bfloat16() if g.is_cuda else g
-    if g.size(-2) > g.size(-1):
-        x = x.mT
+    tall = g.size(-2) > g.size(-1)
+    x = (g.mT if tall else g).to(torch.bfloat16 if g.is_cuda else g.dtype)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if g.size(-2) > g.size(-1) else x).to(g.dtype)
+    return (x.mT if tall else x).to(g.dtype)
 
 class Optimizer:
     """Muon for the role matrix, stacked over equal shapes; Adam for the rest, with a learning rate per role."""
 
     def __init__(self, model: GPT, s: Settings, runtime: Runtime):
-        self.s, self.stacks = s, {}
+        self.s, self.model, self.stacks = s, model, {}
         self.params = dict(model.named_parameters())
         self.adam = {role: [n for n in self.params if role_of(n) == role] for role in ("embed", "vector")}
         for name, p in self.params.items():
@@ -782,8 +736,7 @@ class Optimizer:
             torch._foreach_div_(denominator, math.sqrt(1 - b2 ** (step + 1)))
             torch._foreach_add_(denominator, s.ADAM_EPS)
             torch._foreach_addcdiv_(weights, first, denominator, -base_lr * lr_scale / (1 - b1 ** (step + 1)))
-        for p in self.params.values():
-            p.grad = None
+        self.model.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
         """The live state by name: what a checkpoint holds beside the weights."""
@@ -793,12 +746,10 @@ class Optimizer:
 
 # Schedule =============================================================================================================
 # shared: begin schedule
-
 def lr_scale(s: Settings, step: int, progress: float) -> float:
-    """Share of the full learning rates: a rise over WARMUP_STEPS, then flat, then a line down to FINAL_LR_FRAC at progress 1."""
+    """Share of the full learning rates: a rise over WARMUP_STEPS, then flat, then a line down to 0 over WARMDOWN_FRAC."""
     rise = min(1.0, (step + 1) / (s.WARMUP_STEPS + 1))
-    left = (1.0 - progress) / s.WARMDOWN_FRAC if s.WARMDOWN_FRAC else 1.0
-    return rise * (s.FINAL_LR_FRAC + (1.0 - s.FINAL_LR_FRAC) * min(1.0, max(0.0, left)))
+    return rise * min(1.0, (1.0 - progress) / s.WARMDOWN_FRAC if s.WARMDOWN_FRAC else 1.0)
 
 def muon_momentum(s: Settings, step: int) -> float:
     share = min(1.0, step / s.MUON_MOMENTUM_WARMUP_STEPS) if s.MUON_MOMENTUM_WARMUP_STEPS else 1.0
@@ -810,19 +761,16 @@ def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: f
     clock = s.MAX_WALLCLOCK_SECONDS - reserve_seconds
     by_clock = train_seconds / max(clock, 1e-9) if s.MAX_WALLCLOCK_SECONDS else 0.0
     return min(1.0, max(by_steps, by_clock))
-
 # shared: end schedule
 
 
 # Scoring windows ======================================================================================================
 # shared: begin windows
-
 def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[int, int, int]]:
     """Sliding windows (start, end, first_scored) over a stream of n_targets + 1 tokens.
 
-    A window reads tokens[start:end] and scores the targets of positions first_scored … end - 1, the target of position i
-    being tokens[i + 1]. Every position is scored exactly once. All windows are min(seq_len, n_targets) long: the last one is
-    moved back to end at the stream's end, so no window holds padding.
+    A window reads tokens[start:end] and scores positions first_scored … end - 1, the target of position i being tokens[i + 1].
+    Every position is scored once. All windows are equally long: the last one moves back to end with the stream, so none is padded.
     """
     length = min(seq_len, n_targets)
     yield 0, length, 0
@@ -831,10 +779,7 @@ def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[i
         yield end - length, end, scored
 
 def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, limit: int | None) -> list[tuple[np.ndarray, int, int]]:
-    """Windows in groups of at most max_windows that score equally many targets: (starts, length, scored at the end of each).
-
-    limit: leave out the windows that start after the first `limit` targets are scored.
-    """
+    """Windows grouped by how many targets they score: (starts, length, scored at the end of each). Enough for `limit` targets."""
     groups: list[tuple[list[int], int, int]] = []
     for start, end, first in score_windows(n_targets, seq_len, stride):
         if limit is not None and first >= limit:
@@ -844,7 +789,6 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
         else:
             groups.append(([start], end - start, end - first))
     return [(np.array(starts), length, last) for starts, length, last in groups]
-
 # shared: end windows
 
 @torch.inference_mode()
@@ -859,18 +803,17 @@ def score(
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
     worth_it = runtime.compile and runtime.cuda and len(batches) > 8
     compiled = torch.compile(model.nats, dynamic=False) if worth_it else model.nats
-    with log.progress(label, sum(len(starts) * last for starts, _, last in batches[runtime.rank :: runtime.world]), "tokens") as bar:
-        for starts, length, last in batches[runtime.rank :: runtime.world]:
+    mine = batches[runtime.rank :: runtime.world]
+    with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar:
+        for starts, length, last in mine:
             rows = torch.from_numpy(starts[:, None] + np.arange(length)).to(runtime.device)
             run = compiled if (len(starts), last) == usual else model.nats
             values = run(stream[rows], stream[rows + 1], last).view(-1, last).float().cpu().numpy()
             nats[starts[:, None] + np.arange(length - last, length)] = values
             bar(values.size)
     if runtime.world > 1:
-        box = torch.from_numpy(nats)
-        dist.all_reduce(box, group=runtime.control)  # each position is scored by one rank and 0 elsewhere
-    done = max((int(starts[-1]) + length for starts, length, _ in batches), default=0)
-    nats[done:] = np.nan
+        dist.all_reduce(torch.from_numpy(nats), group=runtime.control)  # each position is scored by one rank and 0 elsewhere
+    nats[batches[-1][0][-1] + batches[-1][1] :] = np.nan
     return nats
 
 
@@ -885,10 +828,7 @@ class ArtifactError(UserError):
     """The bytes are not a whole, valid artifact."""
 
 def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric integers per row: (r, c) float32 -> scales (r,) float16, symbols (r, c) int8 with w ~ scale * symbol.
-
-    Each row takes, of some clip points up to its largest weight, the one with the least squared error.
-    """
+    """(r, c) float32 -> scales (r,) float16, symbols (r, c) int8, w ~ scale * symbol; each row's clip has the least squared error."""
     top = 2 ** (bits - 1) - 1
     peak = np.abs(w).max(1, keepdims=True)
     best_error = np.full(len(w), np.inf, np.float32)
@@ -906,16 +846,10 @@ def bits_of(s: Settings, name: str) -> int:
     return {"matrix": s.BITS_MATRIX, "embed": s.BITS_EMBED, "vector": 16}[role_of(name)]
 
 def compress(raw: bytes, codec: str) -> bytes:
-    if codec == "zlib":
-        return zlib.compress(raw, 9)
-    import zstandard
-
-    return zstandard.ZstdCompressor(level=22).compress(raw)
+    return zlib.compress(raw, 9) if codec == "zlib" else zstandard.ZstdCompressor(level=22).compress(raw)
 
 def decompress(data: bytes, codec: str, size: int) -> bytes:
     """Exactly `size` bytes, never more in memory whatever the data claim. Raises ArtifactError."""
-    import zstandard
-
     try:
         if codec == "zlib":
             stream = zlib.decompressobj()
@@ -978,11 +912,12 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         tensors = [(str(name), tuple(int(n) for n in shape), int(bits)) for name, shape, bits in header["tensors"]]
         if not stream.eof or set(model) != set(MODEL_KEYS) or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
             raise ValueError("it is cut, has other keys than this version writes, or names a tensor twice")
+        for name, shape, bits in tensors:
+            known = bits == 16 or (2 <= bits <= 8 and len(shape) == 2)
+            if not known or len(shape) > 4 or not all(0 <= n <= MAX_RAW_BYTES for n in shape):
+                raise ValueError(f"tensor {name} has shape {shape} and {bits} bits, which this version does not know")
     except (ValueError, KeyError, TypeError, zlib.error) as e:
         raise ArtifactError(f"the header of the artifact is damaged: {e}") from None
-    for name, shape, bits in tensors:
-        if not (bits == 16 or (2 <= bits <= 8 and len(shape) == 2)) or len(shape) > 4 or any(not 0 <= n <= MAX_RAW_BYTES for n in shape):
-            raise ArtifactError(f"tensor {name} has shape {shape} and {bits} bits, which this version does not know")
     if (total := sum(packed_bytes(shape, bits) for _, shape, bits in tensors)) != raw_size:
         raise ArtifactError(f"the tensors take {total} bytes, but the prefix announces {raw_size}")
     raw = decompress(bytes(body[header_size:]), CODECS[codec], raw_size)
@@ -1000,13 +935,11 @@ def forecast_bytes(weights: dict[str, np.ndarray], s: Settings) -> int:
     rng = np.random.default_rng(0)
     filled = {n: w if w.any() else rng.standard_normal(w.shape).astype(np.float32) for n, w in weights.items()}
     return len(encode_artifact(filled, s))
-
 # shared: end artifact
 
 
 # Logging and the run folder ===========================================================================================
 # shared: begin logging
-
 def atomic_write(path: Path, write: Callable) -> None:
     """Write a file under a temporary name and rename it, so that it is there whole or not at all. Raises UserError."""
     part = path.with_name(path.name + ".part")
@@ -1133,12 +1066,11 @@ def create_run_folder(s: Settings, source: Path) -> Path:
     return folder
 
 def peak_process_bytes() -> int:
-    """Most memory this process has held; 0 where the system does not say."""
-    if not importlib.util.find_spec("resource"):  # Windows
-        return 0
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Most memory this process has held; 0 where the system does not say (Windows)."""
+    with contextlib.suppress(ImportError):
+        import resource
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 0
 
 class Interrupted(BaseException):
     """The run was asked to stop; what is on disk is enough to go on."""
@@ -1159,11 +1091,9 @@ class Interrupt:
 
 def kv(**pairs: object) -> str:
     """The one format of log lines, `key:value key:value`: exact scores with 8 decimals, other fractions with 6 digits."""
-
-    def text(key: str, value: object) -> str:
-        return str(value) if not isinstance(value, float) else f"{value:.8f}" if key.endswith(("bpb", "val_loss")) else f"{value:.6g}"
-
-    return " ".join(f"{key}:{text(key, value)}" for key, value in pairs.items())
+    exact = ("bpb", "val_loss")
+    text = {k: f"{v:.8f}" if k.endswith(exact) else f"{v:.6g}" for k, v in pairs.items() if isinstance(v, float)}
+    return " ".join(f"{k}:{text.get(k, v)}" for k, v in pairs.items())
 
 def check_resumable(folder: Path, source: Path) -> None:
     """Raises UserError if a run is finished, or was begun with another source."""
@@ -1175,7 +1105,6 @@ def check_resumable(folder: Path, source: Path) -> None:
 
 class Data(NamedTuple):
     """What a run is scored on: validation tokens (n + 1,) uint16, bytes of every target (n,), byte table, hashes of all data."""
-
     val_tokens: np.ndarray
     val_bytes: np.ndarray
     table: ByteTable
@@ -1209,7 +1138,6 @@ def xz_bits_per_byte(tokens: np.ndarray, table: ByteTable) -> float:
     bounds = document_bounds(tokens)
     text = b"\n".join(table.decode([tokens[a + 1 : b].tolist() for a, b in zip(bounds[:-1], bounds[1:])]))
     return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
-
 # shared: end logging
 
 
@@ -1235,7 +1163,11 @@ class Stepper:
             loss.backward()
             total += loss.detach()
         if self.runtime.world > 1:
-            self.average_over_devices(total)
+            values = [p.grad for p in self.model.parameters()] + [total]
+            flat = torch.cat([v.flatten() for v in values]) / self.runtime.world
+            dist.all_reduce(flat)
+            for v, mean in zip(values, flat.split([v.numel() for v in values])):
+                v.copy_(mean.view_as(v))
         self.optimizer.step(step, scale)
         if not self.runtime.cuda:
             return total, None
@@ -1248,13 +1180,6 @@ class Stepper:
         if launched[1]:
             launched[1].synchronize()
         return float(launched[0])
-
-    def average_over_devices(self, loss: Tensor) -> None:
-        values = [p.grad for p in self.model.parameters()] + [loss]
-        flat = torch.cat([v.flatten() for v in values]) / self.runtime.world
-        dist.all_reduce(flat)
-        for v, mean in zip(values, flat.split([v.numel() for v in values])):
-            v.copy_(mean.view_as(v))
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, live: weights and optimizer state."""
@@ -1300,14 +1225,6 @@ class Run:
         with self.clock.span("setup"):
             self.data = load_data(s, log, with_train=not args.eval_only)
 
-    def lane(self) -> str:
-        """The lane a run belongs to by its own settings; docs/track_spec.md has the rules."""
-        if not self.runtime.cuda or self.runtime.world > 1:
-            return "open hardware (not a single CUDA device)"
-        if not 0 < self.s.MAX_WALLCLOCK_SECONDS <= 1800:
-            return "open hardware (not within 1800 s of training)"
-        return "record lane, if the device compares to an RTX 4090"
-
     def build(self) -> GPT:
         model = GPT(self.s, self.runtime)
         model.load_weights(initial_weights(self.s, model.weights()))
@@ -1322,7 +1239,8 @@ class Run:
         self.log.open(self.folder / "train.log")
         for name, value in s.values.items():
             self.log.keep(f"setting {name}={value} from:{s.sources[name]}")
-        self.about = {"run_id": s.RUN_ID, "seed": s.SEED, "lane": self.lane(), "devices": r.world} | r.about()
+        lane = "record" if r.cuda and r.world == 1 and 0 < s.MAX_WALLCLOCK_SECONDS <= 1800 else "open hardware"  # docs/track_spec.md
+        self.about = {"run_id": s.RUN_ID, "seed": s.SEED, "lane": lane, "devices": r.world} | r.about()
         self.about |= {"python": platform.python_version(), "numpy": np.__version__, "code_sha256": sha256_of(self.source.read_bytes())}
         for name, value in self.about.items():
             self.log(kv(**{name: value}))
@@ -1360,9 +1278,8 @@ class Run:
                 at, launched = pending.popleft()
                 losses.append(stepper.finish(launched))
                 if not losses[-1] < 2.0 * math.log(s.VOCAB_SIZE):
-                    likely = kv(MATRIX_LR=s.MATRIX_LR, EMBED_LR=s.EMBED_LR, VECTOR_LR=s.VECTOR_LR)
-                    guess = math.log(s.VOCAB_SIZE)
-                    raise Diverged(f"step {at}: train_loss {losses[-1]}, guess {guess:.2f}; halve one of {likely} or double WARMUP_STEPS")
+                    rates = kv(MATRIX_LR=s.MATRIX_LR, EMBED_LR=s.EMBED_LR, VECTOR_LR=s.VECTOR_LR)
+                    raise Diverged(f"step {at}: train_loss {losses[-1]}; halve one of {rates} or double WARMUP_STEPS={s.WARMUP_STEPS}")
 
         def save() -> None:
             settle(0)
@@ -1378,6 +1295,7 @@ class Run:
                     seconds, stop = r.agree_max(clock.training(), interrupt.signal)
                     if stop:
                         save()
+                        interrupt.signal = int(stop)
                         raise Interrupted
                     per_step = (seconds - first_s) / max(1, step - first_step)
                     progress = progress_of(s, step, seconds + per_step, meta["reserve_s"])
@@ -1396,7 +1314,8 @@ class Run:
                     if int(order.epoch(step)) > int(order.epoch(step - 1)):
                         log("data " + kv(epoch=int(order.epoch(step)), begins_at_step=step))
                     if step % s.TRAIN_LOG_EVERY == 0 or step == 1:
-                        rate, left = (step - said_step) * s.TRAIN_BATCH_TOKENS / (now - said_s), now / max(progress, 1e-9) - now
+                        rate = (step - said_step) * s.TRAIN_BATCH_TOKENS / (now - said_s)
+                        left = now / progress_of(s, step, now, meta["reserve_s"]) - now
                         loss = float(np.mean(losses)) if losses else math.nan
                         log(kv(step=step, train_loss=loss, lr_scale=scale, train_s=now, tokens_per_s=round(rate), left_s=round(left)))
                         losses.clear()
@@ -1463,12 +1382,12 @@ class Run:
         log("scored " + kv(**result, seq_len=s.EVAL_SEQ_LEN, stride=s.EVAL_STRIDE, scoring_s=self.clock.read("scoring")))
         more = result["auxiliary_bpb"] = {}
         with self.clock.span("auxiliary", r.synchronize):
-            for name, pattern in parse_named_globs(s.AUX_VAL).items():
+            for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item):
                 tokens = load_tokens(pattern, s.VAL_TOKENS, s.VOCAB_SIZE)
                 audit_bytes(tokens, data.table)
                 values = score(model, tokens, s, r, log, name, s.EVAL_SEQ_LEN, s.EVAL_STRIDE)
                 more[name] = bits_per_byte(values, data.table.target_bytes(tokens[:-1], tokens[1:]))[1]
-            for length in parse_lengths(s.EVAL_SEQ_SWEEP):
+            for length in lengths_to_sweep(s):
                 values = score(model, data.val_tokens, s, r, log, f"context {length}", length, min(s.EVAL_STRIDE, length))
                 more[f"context_{length}"] = bits_per_byte(values, data.val_bytes)[1]
             if result["scored_bytes"] <= 8_000_000:  # a plain compressor on the same text, to hold a small model against
@@ -1519,18 +1438,16 @@ class Run:
             raise
         result |= sizes | self.about | {k: meta[k] for k in ("steps", "train_tokens", "epochs")}
         result |= {"train_seconds": self.clock.training(), "seconds": self.clock.seconds, "settings": s.values}
-        result |= {"peak_memory_bytes": self.runtime.peak_memory_bytes(), "data_hashes": self.data.hashes}
+        result |= {"peak_memory_bytes": self.runtime.memory()[0], "data_hashes": self.data.hashes}
         log(kv(peak_memory_bytes=result["peak_memory_bytes"], **{f"{name}_s": spent for name, spent in self.clock.seconds.items()}))
         if self.runtime.rank == 0:
             atomic_write(self.folder / "result.json", lambda f: f.write(json.dumps(result, indent=1).encode()))
-        self.say_score(result)
+        log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
         return EXIT_OVER_CAP if sizes["total_bytes"] > s.CAP_BYTES else 0
 
-    def say_score(self, result: dict) -> None:
-        self.log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
-
     def eval_only(self, path: Path) -> int:
-        self.say_score(self.score_artifact(path)[0])
+        result, _ = self.score_artifact(path)
+        self.log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
         return 0
 
     def check(self) -> int:
@@ -1546,7 +1463,7 @@ class Run:
             while steps < 3 or (steps < 20 and self.clock.read("steps") < 10):
                 steps += 1
                 stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
-        per_step, peak_bytes = self.clock.read("steps") / steps, r.peak_memory_bytes()
+        per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
         tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN * s.EVAL_STRIDE]
         with self.clock.span("windows", r.synchronize):
             score(model, tokens, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE)
@@ -1562,7 +1479,7 @@ class Run:
             (order.epoch(total) > 10, f"{order.epoch(total):.0f} passes over the training shards; fetch more of them"),
             (scoring_s > max(s.MAX_WALLCLOCK_SECONDS, 60), "scoring takes longer than training; raise EVAL_STRIDE or lower VAL_TOKENS"),
             (s.EVAL_SEQ_LEN > s.TRAIN_SEQ_LEN and total < 3000, f"few steps for so long a context; try EVAL_SEQ_LEN={s.TRAIN_SEQ_LEN}"),
-            (peak_bytes > 0.9 * r.memory_bytes(), f"device memory is nearly full; set MICROBATCH_TOKENS={s.TRAIN_BATCH_TOKENS // 2}"),
+            (peak_bytes > 0.9 * all_bytes, f"device memory is nearly full; set MICROBATCH_TOKENS={s.TRAIN_BATCH_TOKENS // 2}"),
         ):  # fmt: skip
             if wrong:
                 log(f"warning: {advice}")
@@ -1579,9 +1496,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # before the run folder was made, or while scoring alone: there is nothing to keep
     finally:
         leave_process_group()
-
 # shared: end main
 if __name__ == "__main__":
     sys.exit(main())
