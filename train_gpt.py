@@ -124,7 +124,7 @@ COMMON_SETTINGS = [
     # scoring
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
-    Setting("GAP_TOKENS", 262_144, (0, 2**40), "targets on which the weights before export are scored too, for the export gap"),
+    Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets on which the weights before export are scored too, for the export gap"),
 ]
 MODEL_KEYS = (
     "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE"
@@ -322,19 +322,17 @@ def resolve_device(s: Settings) -> Runtime:
             raise UserError(f"DEVICE=cuda, but torch finds no CUDA device. On this machine type\n  {type_this}")
         if s.DEVICE == "auto":
             notes.append("no CUDA device: running on the CPU")
-        use_compile = s.COMPILE == "on"
-        if use_compile and not any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
+        compiler = any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
+        if s.COMPILE == "on" and not compiler:
             notes.append("COMPILE=on, but there is no C++ compiler: running without torch.compile")
-            use_compile = False
-        return Runtime(torch.device("cpu"), dtype if s.PRECISION == "bf16" else torch.float32, use_compile, notes)
+        return Runtime(torch.device("cpu"), dtype if s.PRECISION == "bf16" else torch.float32, s.COMPILE == "on" and compiler, notes)
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     capability = torch.cuda.get_device_capability(device)
-    version = ".".join(map(str, capability))
     if dtype is torch.bfloat16 and capability < (8, 0):
-        notes.append(f"compute capability {version} has no fast bf16: running in fp32")
+        notes.append(f"compute capability {capability} has no fast bf16: running in fp32")
         dtype = torch.float32
     if use_compile and (capability < (7, 0) or not importlib.util.find_spec("triton")):
-        notes.append(f"no Triton for this machine (capability {version}, {platform.system()}): running without torch.compile")
+        notes.append(f"no Triton for this machine (capability {capability}, {platform.system()}): running without torch.compile")
         use_compile = False
     return Runtime(device, dtype, use_compile, notes)
 
@@ -778,11 +776,11 @@ def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[i
         end = min(scored + stride, n_targets)
         yield end - length, end, scored
 
-def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, limit: int | None) -> list[tuple[np.ndarray, int, int]]:
+def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, limit: int) -> list[tuple[np.ndarray, int, int]]:
     """Windows grouped by how many targets they score: (starts, length, scored at the end of each). Enough for `limit` targets."""
     groups: list[tuple[list[int], int, int]] = []
     for start, end, first in score_windows(n_targets, seq_len, stride):
-        if limit is not None and first >= limit:
+        if first >= limit:
             break
         if groups and groups[-1][2] == end - first and len(groups[-1][0]) < max_windows:
             groups[-1][0].append(start)
@@ -797,7 +795,7 @@ def score(
 ) -> np.ndarray:
     """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`."""
     n = len(tokens) - 1
-    batches = window_batches(n, seq_len, stride, max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit)
+    batches = window_batches(n, seq_len, stride, max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
     nats = np.zeros(n, np.float32)
     stream = torch.from_numpy(tokens.astype(np.int64)).to(runtime.device)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
@@ -1052,15 +1050,14 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 
 def create_run_folder(s: Settings, source: Path) -> Path:
     """Make RUNS_DIR/RUN_ID with settings.env and a copy of the source. Raises UserError if it exists or cannot be written."""
-    run_id = s.RUN_ID or time.strftime("%Y-%m-%d_%H%M%S")
-    folder = Path(s.RUNS_DIR) / run_id
+    s.values["RUN_ID"] = s.RUN_ID or time.strftime("%Y-%m-%d_%H%M%S")
+    folder = Path(s.RUNS_DIR) / s.RUN_ID
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         raise UserError(f"{folder} exists and is kept as it is; choose another RUN_ID, or go on with it: --resume {folder}") from None
     except OSError as e:
         raise UserError(f"cannot make the run folder {folder}: {e.strerror}; set RUNS_DIR to a folder you may write to") from None
-    s.values["RUN_ID"] = run_id
     atomic_write(folder / "settings.env", lambda f: f.write("".join(f"{k}={v}\n" for k, v in s.values.items()).encode()))
     atomic_write(folder / "train_gpt.py", lambda f: f.write(source.read_bytes()))
     return folder
@@ -1399,8 +1396,6 @@ class Run:
     def export_gap(self, model: GPT, nats: np.ndarray) -> dict:
         """Score the weights from before the export on the first GAP_TOKENS targets, and compare."""
         s, r, tokens = self.s, self.runtime, self.data.val_tokens
-        if not s.GAP_TOKENS:
-            return {}
         with self.clock.span("gap", r.synchronize):
             before = score(model, tokens, s, r, self.log, "scoring before export", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, s.GAP_TOKENS)
         n = int(np.isfinite(before).sum())
