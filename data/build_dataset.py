@@ -30,7 +30,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -351,7 +351,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> None:
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        raise ToolError(f"--train-tokenizer {vocab_size}: {str(error).strip()}; give more text or another size") from None
+        reason = str(error).strip().rsplit("] ", 1)[-1]  # in front of it stands a place in SentencePiece's source
+        raise ToolError(f"--train-tokenizer {vocab_size}: {reason} Give more text or another size") from None
     with atomic_path(path) as part:
         part.write_bytes(model.getvalue())
 
@@ -361,10 +362,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> None:
 
 @dataclass
 class SplitCount:
-    """What went into one split: documents, and UTF-8 bytes of text as decoding gives them back."""
+    """What went into one split.
+
+    `text_bytes` is UTF-8 bytes as decoding gives them back, which scoring counts; `source_bytes` is what they were before
+    the tokenizer normalised them (white space, ligatures and the like).
+    """
 
     documents: int = 0
     text_bytes: int = 0
+    source_bytes: int = 0
 
 
 class EncodedBatches:
@@ -385,20 +391,22 @@ class EncodedBatches:
     def submit(self, batch: list[tuple[str, str]]) -> None:
         """Queue (split, text) pairs."""
         texts = [text for _, text in batch]
-        self._pending.append(([split for split, _ in batch], self._pool.submit(self.encoder.encode, texts)))
+        self._pending.append((batch, self._pool.submit(self.encoder.encode, texts)))
         while len(self._pending) > self.WAITING:
             self._write_oldest()
 
     def _write_oldest(self) -> None:
-        splits, encoded = self._pending.popleft()
+        batch, encoded = self._pending.popleft()
         streams: dict[str, list[np.ndarray]] = {split: [] for split in self.writers}
         bos = np.array([BOS_ID], np.uint16)
-        for split, ids in zip(splits, encoded.result(), strict=True):
+        for (split, text), ids in zip(batch, encoded.result(), strict=True):
             if len(ids) == 0:  # white space only, once normalised
                 continue
             streams[split] += (bos, ids)
-            self.counts[split].documents += 1
-            self.counts[split].text_bytes += self.encoder.text_bytes(ids)
+            count = self.counts[split]
+            count.documents += 1
+            count.text_bytes += self.encoder.text_bytes(ids)
+            count.source_bytes += len(text.encode("utf-8"))
         for split, arrays in streams.items():
             if arrays:
                 self.writers[split].add(np.concatenate(arrays).astype(np.uint16))
@@ -425,7 +433,8 @@ def write_dataset(
     smoke: bool,
     source: dict[str, Any],
     shard_limit: int = SHARD_TOKENS,
-    required: tuple[str, ...] = SPLITS,
+    least: dict[str, int] | None = None,
+    remedy: str = "give more text or change --val-fraction",
 ) -> dict[str, Any]:
     """Tokenize (split, text) pairs into a new dataset folder and return its manifest.
 
@@ -434,10 +443,11 @@ def write_dataset(
     Args:
         folder: where the dataset goes; the tokenizer is `encoder.path`, usually ../../tokenizers/.
         prefix: shards are named `<prefix>_<split>_%06d.bin`.
-        required: splits that must not be empty.
+        least: tokens that each split needs at least; one of each where not given.
+        remedy: what to do if there are fewer.
 
     Raises:
-        ToolError: another build of this folder is running, or a required split has no text.
+        ToolError: another build of this folder is running, or a split has too few tokens.
     """
     staging = folder.with_name(f".{folder.name}.building")
     lock = folder.with_name(f".{folder.name}.lock")
@@ -460,9 +470,9 @@ def write_dataset(
             batches.stop()
             for writer in writers.values():
                 writer.close()
-        for split in required:
-            if not counts[split].documents:
-                raise ToolError(f"no {split} document in the input; give more text or change --val-fraction")
+        for split, wanted in (least or dict.fromkeys(SPLITS, 1)).items():
+            if writers[split].tokens < wanted:
+                raise ToolError(f"the input gives {writers[split].tokens} {split} tokens, at least {wanted} wanted; {remedy}")
         files = [file_entry(path, split) for split in SPLITS for path in writers[split].paths]
         manifest = write_manifest(
             staging,
@@ -471,7 +481,7 @@ def write_dataset(
             smoke=smoke,
             tokenizer=tokenizer_entry(encoder.path, folder, encoder.vocab_size, encoder.kind),
             files=files,
-            splits={split: split_totals(files, split, count.documents, count.text_bytes) for split, count in counts.items()},
+            splits={split: split_totals(files, split, **asdict(count)) for split, count in counts.items()},
             source=source,
         )
         replace_folder(staging, folder)
@@ -575,7 +585,7 @@ def make_encoder(args: argparse.Namespace, input_bytes: int) -> Encoder:
         documents = read_documents(args.inputs, args.text_field, args.txt_documents, progress)
         sample = sample_for_tokenizer(documents, args.val_fraction, args.tokenizer_sample_bytes)
     if not sample:
-        raise ToolError("no train document in the input; give more text or change --val-fraction")
+        raise ToolError("the input gives no train text; give more text or change --val-fraction")
     print(f"training_tokenizer pieces:{args.train_tokenizer} sample_documents:{len(sample)}", flush=True)
     train_tokenizer(sample, args.train_tokenizer, path)
     return PieceEncoder(path, args.threads)
@@ -590,7 +600,7 @@ def dedupe_and_split(documents: Iterable[str], val_fraction: float, dropped: Spl
             yield split_of(digest, val_fraction), text
         else:
             dropped.documents += 1
-            dropped.text_bytes += len(text.encode("utf-8"))
+            dropped.source_bytes += len(text.encode("utf-8"))
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -616,7 +626,7 @@ def run(argv: list[str] | None = None) -> int:
             shard_limit=args.shard_tokens,
         )
     report(folder, manifest)
-    print(f"duplicates_dropped documents:{dropped.documents} bytes:{dropped.text_bytes}")
+    print(f"duplicates_dropped documents:{dropped.documents} bytes:{dropped.source_bytes}")
     return 0
 
 

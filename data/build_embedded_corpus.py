@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 from build_dataset import DATA, PieceEncoder, report, text_hash, tool_versions, train_tokenizer, write_dataset
-from console import ToolError, tool_main
+from console import tool_main
 from overlap import HashSet, window_hashes
 from shards import MANIFEST_NAME, hash_faults, read_manifest
 
@@ -47,6 +47,7 @@ TOKENIZER_SAMPLE_CHARS = 2_000_000
 AUX_CHARS = 160_000
 MIN_TOKENS = {"train": 1_000_000, "val": 64_000}
 NOTE = "Smoke corpus from installed documentation: for trying the tools only. A score on it is no FineWeb score."
+REMEDY = "install the packages of requirements-cuda.txt, or a Python whose standard library has its .py files"
 SKIPPED_FOLDERS = {"test", "tests", "testing", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages", "ensurepip", "_vendor"}
 DOCUMENTING_CALLS = {"add_docstr", "add_newdoc", "_add_docstr"}
 
@@ -258,6 +259,9 @@ def up_to(limit: int, texts: list[str]) -> list[str]:
     return kept
 
 
+AUX_KINDS = {"code": code_documents, "reference": reference_documents}
+
+
 # --- building -------------------------------------------------------------------------------------
 
 
@@ -270,43 +274,43 @@ def prose_documents() -> list[list[str]]:
     return gather(new_paragraphs(groups))
 
 
-def is_built(folder: Path) -> bool:
-    """Is a whole dataset in `folder`, as its manifest says?"""
-    return (folder / MANIFEST_NAME).is_file() and not hash_faults(folder, read_manifest(folder))
+def is_built(data_root: Path) -> bool:
+    """Are all three datasets there and whole, as their manifests say?"""
+    folders = [data_root / "datasets" / name for name in (NAME, *(aux_name(kind) for kind in AUX_KINDS))]
+    return all((folder / MANIFEST_NAME).is_file() and not hash_faults(folder, read_manifest(folder)) for folder in folders)
+
+
+def aux_name(kind: str) -> str:
+    """Dataset name of an auxiliary set."""
+    return f"embedded_aux_{kind}_sp{VOCAB}"
 
 
 def build(data_root: Path) -> None:
     """Build tokenizer, corpus and auxiliary sets under `data_root`.
 
     Raises:
-        ToolError: the installed documentation is too little.
+        ToolError: the installed documentation is too little; no corpus is left then.
     """
     versions = tool_versions()
     for source in sources()[1:]:
         versions[source.name] = importlib.metadata.version(source.name)
     print(f"reading documentation of {', '.join(source.name for source in sources())}", flush=True)
-    aux = {"code": code_documents(), "reference": reference_documents()}
-    documents = split_documents(prose_documents(), aux["code"] + aux["reference"])
+    aux = {kind: documents() for kind, documents in AUX_KINDS.items()}
+    documents = split_documents(prose_documents(), sum(aux.values(), []))
     train = [text for split, text in documents if split == "train"]
     tokenizer = data_root / "tokenizers" / "embedded_1024_bpe.model"
     print(f"training_tokenizer pieces:{VOCAB} documents:{len(train)} characters:{sum(map(len, train))}", flush=True)
     train_tokenizer(up_to(TOKENIZER_SAMPLE_CHARS, train), VOCAB, tokenizer)
     encoder = PieceEncoder(tokenizer, os.cpu_count() or 1)
     for name, texts in aux.items():
-        folder = data_root / "datasets" / f"embedded_aux_{name}_sp{VOCAB}"
+        folder = data_root / "datasets" / aux_name(name)
         pairs = [("val", text) for text in texts]
         write = dict(prefix=f"embedded_aux_{name}", note=NOTE, smoke=True, source=versions)
-        report(folder, write_dataset(folder, pairs, encoder, required=("val",), **write))
+        report(folder, write_dataset(folder, pairs, encoder, least={"val": 1}, **write))
     # The main dataset comes last: when it is there, all is there.
     folder = data_root / "datasets" / NAME
-    manifest = write_dataset(folder, documents, encoder, prefix="embedded", note=NOTE, smoke=True, source=versions)
-    report(folder, manifest)
-    for split, least in MIN_TOKENS.items():
-        if manifest["splits"][split]["tokens"] < least:
-            raise ToolError(
-                f"only {manifest['splits'][split]['tokens']} {split} tokens of documentation here, {least} wanted; "
-                "install the packages of requirements-cuda.txt, or a Python with its standard library as .py files"
-            )
+    write = dict(prefix="embedded", note=NOTE, smoke=True, source=versions, least=MIN_TOKENS, remedy=REMEDY)
+    report(folder, write_dataset(folder, documents, encoder, **write))
     print(NOTE)
 
 
@@ -316,9 +320,8 @@ def run(argv: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="build again even if the corpus is there")
     parser.add_argument("--data-root", type=Path, default=DATA, metavar="DIR", help="where datasets/ and tokenizers/ go (default: data)")
     args = parser.parse_args(argv)
-    folder = args.data_root / "datasets" / NAME
-    if not args.force and is_built(folder):
-        print(f"{folder} is there and whole; --force builds it again")
+    if not args.force and is_built(args.data_root):
+        print(f"{args.data_root / 'datasets' / NAME} is there and whole; --force builds it again")
         return 0
     build(args.data_root)
     return 0

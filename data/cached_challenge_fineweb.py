@@ -536,7 +536,7 @@ def record(variant: Variant, plan: Plan, folder: Path, revision: str) -> None:
         smoke=False,
         tokenizer=tokenizer_entry(plan.tokenizers[0].local, folder, variant.vocab_size, variant.kind),
         files=files,
-        splits={split: split_totals(files, split, None, None) for split in ("train", "val")},
+        splits={split: split_totals(files, split) for split in ("train", "val")},
         source={"hub_repo": REPO_ID, "revision": revision},
     )
 

@@ -197,13 +197,10 @@ def tokenizer_entry(path: Path, folder: Path, vocab_size: int, kind: str) -> dic
     return {"path": relative, "sha256": sha256_file(path), "vocab_size": vocab_size, "kind": kind}
 
 
-def split_totals(files: list[dict[str, Any]], split: str, documents: int | None, text_bytes: int | None) -> dict[str, Any]:
-    """The manifest's totals of one split; None where a number is not known."""
-    return {
-        "tokens": sum(f["tokens"] for f in files if f["split"] == split),
-        "documents": documents,
-        "text_bytes": text_bytes,
-    }
+def split_totals(files: list[dict[str, Any]], split: str, **known: int) -> dict[str, Any]:
+    """The manifest's totals of one split; `known` documents, text_bytes and source_bytes, null where not given."""
+    tokens = sum(f["tokens"] for f in files if f["split"] == split)
+    return {"tokens": tokens, "documents": None, "text_bytes": None, "source_bytes": None} | known
 
 
 def write_manifest(

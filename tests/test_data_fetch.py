@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
+from data_helpers import ROOT, failed, ok
 from hub_server import COMMIT, HubServer
 
 REPO = "someone/small-golf"
-TOOL = Path(__file__).resolve().parent.parent / "data" / "cached_challenge_fineweb.py"
+TOOL = ROOT / "data" / "cached_challenge_fineweb.py"
 BASE = "datasets/datasets/fineweb10B_sp512/"
 TRAIN0 = BASE + "fineweb_train_000000.bin"
 VAL0 = BASE + "fineweb_val_000000.bin"
@@ -124,18 +125,6 @@ class Place:
 def place(repository, tmp_path):
     with HubServer(REPO, dict(repository)) as hub:
         yield Place(hub, tmp_path)
-
-
-def ok(result: subprocess.CompletedProcess) -> str:
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-def failed(result: subprocess.CompletedProcess, *words: str) -> None:
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr, result.stderr
-    for word in words:
-        assert word in result.stderr, result.stderr
 
 
 def test_full_download_then_nothing_to_do_then_more_shards_then_verify(place):
