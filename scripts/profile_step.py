@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""Profile one steady training step: where its time goes, what the device could do at best, and how idle it is.
+
+    python3 scripts/profile_step.py --config configs/local_4090_baseline.env [KEY=VALUE ...]
+
+Takes the trainer's own command line and prints a Markdown table for docs/hardware.md. Runs on CUDA and on the CPU; about a
+minute. The device's rates are measured here, with a large matrix product in the type of the activations and a large copy.
+Roofline: each operation takes at least the larger of FLOPs / rate and bytes / bandwidth (Williams et al., CACM 2009); the
+bytes are those of operations that read their inputs and write their outputs once, elementwise chains fused into one.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import train_gpt  # noqa: E402
+
+STEPS = 10
+KINDS = {  # by the names of kernels and CPU operators, first match wins
+    "attention": ("flash", "fmha", "attention", "sdpa"),
+    "matrix products": ("gemm", "gemv", "mm", "cutlass", "nvjet", "sm90_", "sm80_", "ampere_", "dot"),
+}
+
+
+def kind_of(name: str) -> str:
+    return next((kind for kind, marks in KINDS.items() if any(mark in name.lower() for mark in marks)), "elementwise and rest")
+
+
+def seconds_of(work, runtime, repeat: int) -> float:
+    """Wall seconds of one call of `work`, after one call to warm up."""
+    work()
+    runtime.synchronize()
+    begin = time.perf_counter()
+    for _ in range(repeat):
+        work()
+    runtime.synchronize()
+    return (time.perf_counter() - begin) / repeat
+
+
+def measured_rates(runtime) -> tuple[float, float]:
+    """(FLOP/s of a large matrix product, bytes/s read and written by a large copy)."""
+    n, size = (8192, 2**30) if runtime.cuda else (1024, 2**27)
+    a = torch.randn(n, n, device=runtime.device, dtype=runtime.dtype)
+    flops = 2 * n**3 / seconds_of(lambda: a @ a, runtime, 10)
+    source = torch.randn(size // 4, device=runtime.device)
+    target = torch.empty_like(source)
+    return flops, 2 * size / seconds_of(lambda: target.copy_(source), runtime, 10)
+
+
+def operations(s, element_bytes: int) -> list[tuple[str, float, float]]:
+    """(kind, FLOPs, bytes) of the operations of forward and backward over a whole batch; backward is twice the forward."""
+    tokens, width, kv = s.TRAIN_BATCH_TOKENS, s.MODEL_DIM, s.MODEL_DIM // s.NUM_HEADS * s.NUM_KV_HEADS
+    hidden = s.MLP_MULT * width
+    products = [(width, width), (width, kv), (width, kv), (width, width), (width, hidden), (hidden, width)] * s.NUM_LAYERS
+    rows = []
+    for n_in, n_out in products + [(width, s.VOCAB_SIZE)]:
+        traffic = element_bytes * (tokens * (n_in + n_out) + n_in * n_out)
+        rows.append(("matrix products", 3 * 2 * tokens * n_in * n_out, 3 * traffic))
+    for _ in range(s.NUM_LAYERS):
+        # causal scores and their use, half of the square; backward computes the scores again, so 3.5 times the forward
+        rows.append(("attention", 3.5 * 2 * tokens * s.TRAIN_SEQ_LEN * width, 3 * element_bytes * tokens * 2 * (width + kv)))
+        # mix and norm, norm of queries and keys with rotation, residual and norm, squared activation
+        rows.append(("elementwise and rest", 0.0, 3 * element_bytes * tokens * (3 * width + 2 * (width + kv) + 3 * width + 2 * hidden)))
+    rows.append(("elementwise and rest", 0.0, 2 * element_bytes * tokens * s.VOCAB_SIZE))  # softcap and cross-entropy
+    return rows
+
+
+def device_seconds(prof, runtime) -> dict[str, float]:
+    """Busy seconds by kind: kernels on CUDA, self time of operators on the CPU."""
+    busy: dict[str, float] = {}
+    for event in prof.key_averages():
+        micros = event.self_device_time_total if runtime.cuda else event.self_cpu_time_total
+        if (event.device_type.name == "CUDA") == runtime.cuda:
+            busy[kind_of(event.key)] = busy.get(kind_of(event.key), 0.0) + micros / 1e6
+    return busy
+
+
+def main() -> int:
+    try:
+        s = train_gpt.load_settings(sys.argv[1:])
+        runtime = train_gpt.resolve_device(s)
+        runtime.start()
+        model = train_gpt.GPT(s, runtime)
+        model.load_weights(train_gpt.initial_weights(s, model.weights()))
+        order, stepper = train_gpt.TrainSequences(s), train_gpt.Stepper(s, runtime, model)
+    except train_gpt.UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return train_gpt.EXIT_BAD_INPUT
+    stepper.warm_up(order.batch(0), print)
+    batches = [stepper.prepare(order.batch(i)) for i in range(STEPS)]
+
+    def steps() -> None:
+        for i, batch in enumerate(batches):
+            launched = stepper.launch(i, batch, 1.0)
+        stepper.finish(launched)
+
+    update, activity = stepper.optimizer.step, ProfilerActivity.CUDA if runtime.cuda else ProfilerActivity.CPU
+    full = seconds_of(steps, runtime, 1) / STEPS
+    stepper.optimizer.step = lambda *_: model.zero_grad(set_to_none=True)
+    without_update = seconds_of(steps, runtime, 1) / STEPS
+    with profile(activities=[activity]) as prof:
+        steps()
+        runtime.synchronize()
+    stepper.optimizer.step = update
+    busy = device_seconds(prof, runtime)
+    if not runtime.cuda:  # the profiler slows a CPU down: take its shares, not its seconds
+        busy = {kind: STEPS * without_update * spent / sum(busy.values()) for kind, spent in busy.items()}
+
+    flop_rate, byte_rate = measured_rates(runtime)
+    floor: dict[str, float] = {}
+    for kind, flops, traffic in operations(s, torch.finfo(runtime.dtype).bits // 8):
+        floor[kind] = floor.get(kind, 0.0) + max(flops / flop_rate, traffic / byte_rate)
+    idle = max(0.0, without_update - sum(busy.values()) / STEPS)
+    print(" ".join(f"{k}: {v}" for k, v in runtime.about().items()))
+    print(f"measured rates: {flop_rate / 1e12:.3g} TFLOP/s, {byte_rate / 1e9:.3g} GB/s; batch of {s.TRAIN_BATCH_TOKENS} tokens\n")
+    print("| part of the step | ms | share | roofline ms |\n|---|---|---|---|")
+    for kind, spent in sorted(busy.items(), key=lambda item: -item[1]):
+        print(f"| {kind} | {1e3 * spent / STEPS:.2f} | {spent / STEPS / full:.1%} | {1e3 * floor.get(kind, 0.0):.2f} |")
+    print(f"| optimizer | {1e3 * (full - without_update):.2f} | {(full - without_update) / full:.1%} | |")
+    print(f"| idle | {1e3 * idle:.2f} | {idle / full:.1%} | 0 |")
+    total = f"| whole step | {1e3 * full:.2f} | {s.TRAIN_BATCH_TOKENS / full:.0f} tokens/s | {1e3 * sum(floor.values()):.2f} |"
+    print(f"{total}\n\nThe step takes {full / sum(floor.values()):.2f} times its roofline time.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
