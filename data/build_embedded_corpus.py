@@ -134,7 +134,7 @@ def ufunc_docstrings() -> list[str]:
 _ROLE = re.compile(r":[\w:+-]+:`~?([^`<]*?)(?:\s*<[^`>]*>)?`")
 _PLACEHOLDER = re.compile(r"\{[A-Za-z_]\w*\}")
 _MARKS = re.compile(r"``|`|\*\*")
-_RULE = re.compile(r"^\s*(?:[-=~^\"'#*+]{3,}|\.\. .*|:[\w ]+:)\s*$", re.MULTILINE)
+_RULE = re.compile(r"^[ \t]*(?:[-=~^\"'#*+]{3,}|\.\. .*|:[\w ]+:)[ \t]*(?:\n|\Z)", re.MULTILINE)
 _SPACE = re.compile(r"\s+")
 _PROSE_CHARS = re.compile(r"[A-Za-z ,.;:'()-]")
 
