@@ -597,7 +597,9 @@ class Attention(nn.Module):
         v = linear(x, self.v).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
         q = rotate(norm(q) * self.q_gain.to(x.dtype)[:, None, None], cos, sin)
         k = rotate(norm(k), cos, sin)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.kv_heads != self.heads)
+        if q.is_cuda and q.dtype is torch.float32:  # its memory-saving kernel knows no groups (old cards)
+            k, v = (x.repeat_interleave(self.heads // self.kv_heads, 1) for x in (k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.size(1) != self.heads)
         return linear(y.transpose(1, 2).reshape(B, T, D), self.out)
 
 class MLP(nn.Module):
@@ -663,10 +665,6 @@ class GPT(nn.Module):
         logits = linear(self.hidden(tokens)[:, -last:], self.embed).float()  # (B, last, V)
         logits = self.softcap * torch.tanh(logits / self.softcap)
         return F.cross_entropy(logits.flatten(0, 1), targets[:, -last:].flatten(), reduction="none")
-
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss in nats per token."""
-        return self.nats(tokens, targets, tokens.size(1)).mean()
 
     def weights(self) -> dict[str, np.ndarray]:
         return {name: p.detach().float().cpu().numpy().copy() for name, p in self.named_parameters()}
@@ -1145,7 +1143,7 @@ class Stepper:
     def __init__(self, s: Settings, runtime: Runtime, model: GPT):
         self.s, self.runtime, self.model = s, runtime, model
         self.optimizer = Optimizer(model, s, runtime)
-        self.loss = torch.compile(model, dynamic=False) if runtime.compile else model
+        self.nats = torch.compile(model.nats, dynamic=False) if runtime.compile else model.nats
 
     def prepare(self, batch: np.ndarray) -> Tensor:
         """Tokens as a tensor, pinned for the copy to a GPU; called in the prefetch thread."""
@@ -1156,7 +1154,7 @@ class Stepper:
         """Train on a batch, (sequences, TRAIN_SEQ_LEN + 1) int32; the loss comes later, by `finish`."""
         batch, total = batch.to(self.runtime.device, non_blocking=True).long(), torch.zeros((), device=self.runtime.device)
         for part in batch.split(max(1, self.s.MICROBATCH_TOKENS // self.s.TRAIN_SEQ_LEN) if self.s.MICROBATCH_TOKENS else len(batch)):
-            loss = self.loss(part[:, :-1], part[:, 1:]) * (len(part) / len(batch))
+            loss = self.nats(part[:, :-1], part[:, 1:], part.size(1) - 1).mean() * (len(part) / len(batch))
             loss.backward()
             total += loss.detach()
         if self.runtime.world > 1:
@@ -1200,7 +1198,7 @@ class Stepper:
                 self.finish(self.launch(0, self.prepare(batch), 1.0))
         except Exception as e:  # the compiler's own errors have many types; a real bug shows again in the uncompiled run
             log(f"note: torch.compile failed, running without it: {type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}")
-            self.runtime.compile, self.loss = False, self.model
+            self.runtime.compile, self.nats = False, self.model.nats
             self.model.zero_grad()
             self.optimizer = Optimizer(self.model, self.s, self.runtime)
         self.load_state(saved)
@@ -1408,7 +1406,7 @@ class Run:
         """Train, export, score, result.json. Returns the exit status."""
         s, log, interrupt = self.s, self.log, Interrupt()
         self.open_folder(resume)
-        go_on = f"go on with: python3 train_gpt.py --resume {self.folder}"
+        go_on = f"go on with: python3 {self.source.name} --resume {self.folder}"
         model = self.build()
         try:
             if (self.folder / "weights.npz").exists():
