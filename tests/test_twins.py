@@ -1,0 +1,345 @@
+"""The MLX twin promises: the same text where no framework is used, and elsewhere the same model, steps, files and scores.
+
+All of it in float32 on the CPU. What a Mac's GPU does is not tested here.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from conftest import TinyData, line_of, pairs, run_trainer
+from data_helpers import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import sync_twins
+
+SOURCE, TWIN = ROOT / "train_gpt.py", ROOT / "train_gpt_mlx.py"
+STEPS = 50
+
+
+# ---------------------------------------------------------------------------------------------- text, without frameworks
+
+
+def test_shared_text_is_the_same():
+    assert sync_twins.main(["--check"]) == 0
+
+
+def test_sync_copies_and_check_notices(tmp_path, monkeypatch):
+    monkeypatch.setattr(sync_twins, "ROOT", tmp_path)
+    (tmp_path / SOURCE.name).write_text("# shared: begin a\nnew\n# shared: end a\ntorch\n# shared: begin b\n# shared: end b\n")
+    twin = tmp_path / TWIN.name
+    twin.write_text("# shared: begin a\nold\n# shared: end a\nmlx\n# shared: begin b\n# shared: end b\n")
+    assert sync_twins.main(["--check"]) == 1
+    assert "old" in twin.read_text()
+    assert sync_twins.main([]) == 0
+    assert twin.read_text() == "# shared: begin a\nnew\n# shared: end a\nmlx\n# shared: begin b\n# shared: end b\n"
+    assert sync_twins.main(["--check"]) == 0
+    twin.write_text("# shared: begin b\n# shared: end b\n")
+    with pytest.raises(SystemExit, match="give it the same markers"):
+        sync_twins.main([])
+
+
+def outline(path: Path) -> list[str]:
+    """Section banners, classes, functions and public methods of a trainer, in order."""
+    text = path.read_text(encoding="utf-8")
+    lines = {n: line.strip("# =") for n, line in enumerate(text.splitlines(), 1) if re.fullmatch(r"# .+ =+", line)}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            lines[node.lineno] = node.name
+    return [lines[n] for n in sorted(lines)]
+
+
+def test_same_banners_classes_and_functions_in_the_same_order():
+    assert len(outline(SOURCE)) > 60
+    assert outline(SOURCE) == outline(TWIN)
+
+
+def test_length_of_the_twin():
+    assert len(TWIN.read_text(encoding="utf-8").splitlines()) <= 1500
+
+
+# --------------------------------------------------------------------------------------------------------- both at once
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[ModuleType, ModuleType]:
+    """(train_gpt, train_gpt_mlx)"""
+    pytest.importorskip("torch", reason="torch is not installed, so the twins cannot be compared")
+    pytest.importorskip("mlx.core", reason="mlx is not installed, so the twins cannot be compared: pip install -r requirements-mlx.txt")
+    import mlx.core as mx
+
+    import train_gpt
+    import train_gpt_mlx
+
+    mx.set_default_device(mx.cpu)
+    return train_gpt, train_gpt_mlx
+
+
+def test_backend_settings_that_differ_say_why(both):
+    mine, its = ({x.name: x for x in trainer.BACKEND_SETTINGS} for trainer in both)
+    assert set(mine) <= set(its)
+    for name, setting in its.items():
+        same = name in mine and (mine[name].default, mine[name].allowed) == (setting.default, setting.allowed)
+        assert same or "because" in setting.help, name
+
+
+class Pair:
+    """Both models with the same weights, none of them zero, and what it takes to train them."""
+
+    def __init__(self, both: tuple[ModuleType, ModuleType], *items: str):
+        small = "NUM_LAYERS=3 MODEL_DIM=32 NUM_HEADS=4 NUM_KV_HEADS=2 TRAIN_SEQ_LEN=32 TRAIN_BATCH_TOKENS=128 DEVICE=cpu VOCAB_SIZE=64"
+        self.trainers, self.settings = both, [trainer.load_settings([*small.split(), *items], {}) for trainer in both]
+        self.runtimes = [trainer.resolve_device(s) for trainer, s in zip(both, self.settings)]
+        self.models = [trainer.GPT(s, r) for trainer, s, r in zip(both, self.settings, self.runtimes)]
+        self.rng, (torch_model, mlx_model) = np.random.default_rng(5), self.models
+        start = both[0].initial_weights(self.settings[0], torch_model.weights())
+        self.start = {n: (w + self.rng.normal(0, 0.3 * w.shape[-1] ** -0.5, w.shape)).astype(np.float32) for n, w in start.items()}
+        torch_model.load_weights(self.start)
+        mlx_model.load_weights(self.start)
+
+    def tokens(self) -> np.ndarray:
+        return self.rng.integers(0, 64, (4, 33), dtype=np.int32)
+
+
+SHAPES = {
+    "grouped heads, odd depth": (),
+    "one block": ("NUM_LAYERS=1", "NUM_KV_HEADS=4"),
+    "other head, softcap and width": ("NUM_LAYERS=2", "NUM_KV_HEADS=1", "MLP_MULT=3", "LOGIT_SOFTCAP=5", "ROPE_BASE=500"),
+}
+
+
+@pytest.fixture(params=SHAPES.values(), ids=SHAPES)
+def pair(both, request) -> Pair:
+    return Pair(both, *request.param)
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def test_logits_loss_and_gradients(pair):
+    import mlx.core as mx
+    import torch
+    from mlx import nn
+    from mlx.utils import tree_flatten
+
+    (torch_model, mlx_model), batch = pair.models, pair.tokens()
+    x, y = torch.from_numpy(batch[:, :-1]).long(), torch.from_numpy(batch[:, 1:]).long()
+    x_mlx, y_mlx = mx.array(batch[:, :-1]), mx.array(batch[:, 1:])
+
+    logits = (torch_model.hidden(x) @ torch_model.embed.T).detach().numpy()
+    np.testing.assert_allclose(np.array(mlx_model.hidden(x_mlx) @ mlx_model.embed.T), logits, rtol=0, atol=1e-4)
+    for last in (32, 5):
+        nats = torch_model.nats(x, y, last).detach().numpy()
+        np.testing.assert_allclose(np.array(mlx_model.nats(x_mlx, y_mlx, last)), nats, rtol=0, atol=1e-4)
+
+    torch_model.nats(x, y, 32).mean().backward()
+    _, grads = nn.value_and_grad(mlx_model, lambda x, y: mlx_model.nats(x, y, 32).mean())(x_mlx, y_mlx)
+    grads = dict(tree_flatten(grads))
+    expected = {name: p.grad.numpy() for name, p in torch_model.named_parameters() if p.numel()}  # one block has no skips
+    grads = {name: g for name, g in grads.items() if g.size}
+    assert grads.keys() == expected.keys() == {name for name, w in pair.start.items() if w.size}
+    assert all(np.any(g) for g in expected.values())
+    worst = max((relative(np.array(grads[name]), g), name) for name, g in expected.items())
+    assert worst[0] < 1e-3, worst
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        (),
+        ("MICROBATCH_TOKENS=32", "GRAD_CLIP_NORM=0.05"),
+        ("MUON_NS_STEPS=3", "ADAM_BETA1=0.8", "MUON_WEIGHT_DECAY=0.5", "GRAD_CLIP_NORM=0", "MUON_MOMENTUM_WARMUP_STEPS=5"),
+    ],
+    ids=["defaults", "microbatches, clipped", "other optimizer settings"],
+)
+def test_ten_optimizer_steps(both, items):
+    pair = Pair(both, *items)
+    steppers = [t.Stepper(s, r, m) for t, s, r, m in zip(both, pair.settings, pair.runtimes, pair.models)]
+    for step in range(10):
+        batch = pair.tokens()
+        losses = [x.finish(x.launch(step, x.prepare(batch), 0.5 + 0.05 * step)) for x in steppers]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    torch_weights, mlx_weights = (model.weights() for model in pair.models)
+    change = {n: (mlx_weights[n] - w0, torch_weights[n] - w0) for n, w0 in pair.start.items()}
+    worst = max((relative(*both_changes), name) for name, both_changes in change.items())
+    assert worst[0] < 1e-3, worst
+    assert steppers[1].state().keys() - {"rng"} == steppers[0].state().keys() - {"rng"}
+
+
+def test_state_goes_on_from_where_it_was_saved(both):
+    one, two = Pair(both), Pair(both)
+    first, second = (both[1].Stepper(p.settings[1], p.runtimes[1], p.models[1]) for p in (one, two))
+    batches = [one.tokens() for _ in range(4)]
+    for step in range(4):
+        if step == 2:
+            second.load_state(first.state())
+        first.launch(step, batches[step], 1.0)
+        if step >= 2:
+            second.launch(step, batches[step], 1.0)
+    for name, value in first.state().items():
+        np.testing.assert_array_equal(second.state()[name], value)
+
+
+def test_newton_schulz_is_float32_when_activations_are_bf16(both):
+    """In bf16 it gives nan in MLX."""
+    pair = Pair(both, "PRECISION=bf16")
+    stepper = both[1].Stepper(pair.settings[1], pair.runtimes[1], pair.models[1])
+    assert np.isfinite([stepper.launch(step, pair.tokens(), 1.0).item() for step in range(3)]).all()
+    assert {str(a.dtype) for a in stepper.optimizer.state.values()} == {"mlx.core.float32"}
+    assert all(np.isfinite(w).all() and w.dtype == np.float32 for w in pair.models[1].weights().values())
+
+
+def test_weights_that_do_not_fit_are_refused(both):
+    pair = Pair(both)
+    with pytest.raises(both[1].UserError, match="differ in skips"):
+        pair.models[1].load_weights({n: w for n, w in pair.start.items() if n != "skips"})
+    with pytest.raises(both[1].UserError, match="in shapes"):
+        pair.models[1].load_weights(pair.start | {"skips": np.zeros((7, 7), np.float32)})
+
+
+def test_exports_are_the_same_bytes(both):
+    pair = Pair(both)
+    first, second = (t.encode_artifact(m.weights(), s) for t, m, s in zip(both, pair.models, pair.settings))
+    assert first == second
+
+
+# ------------------------------------------------------------------------------------------- whole runs on a tiny dataset
+
+
+@pytest.fixture(scope="module")
+def call(tiny: TinyData, tmp_path_factory):
+    """call(trainer, *arguments, **settings): the trainer's main() in this process; returns (exit status, log). Keeps signal handlers."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    runs = tmp_path_factory.mktemp("twins")
+
+    def run(trainer: ModuleType, *args: object, **changes: object) -> tuple[int, str]:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        items = tiny.settings(RUNS_DIR=runs, ITERATIONS=STEPS, **changes)
+        try:
+            with redirect_stdout(StringIO()) as out, pytest.MonkeyPatch.context() as patch:
+                patch.setattr("os.environ", {})
+                code = trainer.main([*map(str, args), *items])
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return code, out.getvalue()
+
+    run.runs = runs
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(both, call) -> tuple[tuple[Path, str], tuple[Path, str]]:
+    """(folder, log) of the same run by either twin: same seeds, same batches."""
+    done = []
+    for trainer, name in zip(both, ("torch", "mlx")):
+        code, log = call(trainer, RUN_ID=name)
+        assert code == 0, log
+        done.append((call.runs / name, log))
+    return tuple(done)
+
+
+def test_loss_curves_stay_together(runs):
+    curves = [[float(x) for x in re.findall(r"^step:\d+ train_loss:(\S+)", log, re.M)] for _, log in runs]
+    assert len(curves[0]) == STEPS
+    assert curves[0][-1] < curves[0][0] - 0.3  # it did learn
+    np.testing.assert_allclose(curves[1], curves[0], rtol=0.01)
+
+
+def test_same_log_files_and_results(runs):
+    (torch_folder, torch_log), (mlx_folder, mlx_log) = runs
+    assert sorted(p.name for p in mlx_folder.iterdir()) == sorted(p.name for p in torch_folder.iterdir())
+    assert (mlx_folder / "train_gpt.py").read_bytes() == TWIN.read_bytes()
+
+    def shape(log: str) -> list[str]:
+        """First word and keys of every line, without the notes and without the framework's version."""
+        lines = [line for line in log.splitlines() if not line.startswith(("note:", "torch:", "mlx:"))]
+        return [" ".join([line.split()[0].partition(":")[0], *pairs(line)]) for line in lines]
+
+    assert shape(mlx_log) == shape(torch_log)
+    assert "note: MLX runs on the CPU" in mlx_log
+    results = [json.loads((folder / "result.json").read_text()) for folder, _ in runs]
+    assert results[1].keys() ^ results[0].keys() == {"torch", "mlx"}
+    same = ("lane", "seed", "steps", "train_tokens", "epochs", "scored_tokens", "scored_bytes", "data_hashes", "precision", "cap_bytes")
+    assert {k: results[0][k] for k in same} == {k: results[1][k] for k in same}
+    assert results[1]["lane"].startswith("open hardware")
+    assert results[1]["peak_memory_bytes"] > 10**7
+
+
+def test_either_twin_scores_the_others_artifact(both, runs, call, tmp_path):
+    for (folder, log), other in zip(runs, reversed(both)):
+        artifact = tmp_path / f"{folder.name}.bin"
+        artifact.write_bytes((folder / "artifact.bin").read_bytes())
+        code, out = call(other, "--eval-only", artifact)
+        assert code == 0, out
+        own, its = (float(line_of(text, "final_sliding_window_exact ")["val_bpb"]) for text in (log, out))
+        assert its == pytest.approx(own, abs=1e-5)
+
+
+def test_interrupted_run_goes_on_to_the_same_artifact(both, runs, call, monkeypatch):
+    twin, launch = both[1], both[1].Stepper.launch
+
+    def interrupted_launch(self, step, batch, scale):
+        if step == 20:
+            signal.raise_signal(signal.SIGINT)
+        return launch(self, step, batch, scale)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(twin.Stepper, "launch", interrupted_launch)
+        code, log = call(twin, RUN_ID="stopped")
+    folder = call.runs / "stopped"
+    assert code == 130, log
+    assert "go on with" in log and (folder / "checkpoint.npz").is_file()
+    code, log = call(twin, "--resume", folder, RUN_ID="stopped")
+    assert code == 0, log
+    assert float(line_of(log, "resumed ")["step"]) == 21
+    assert (folder / "artifact.bin").read_bytes() == (runs[1][0] / "artifact.bin").read_bytes()
+
+
+def test_check_runs(both, call):
+    code, log = call(both[1], "--check", TRAIN_BATCH_TOKENS=128)
+    assert code == 0, log
+    assert float(line_of(log, "check step_s:")["tokens_per_s"]) > 0
+    assert "forecast " in log and "warmdown_begins_at_step:" in log
+
+
+def test_the_command_scores_again_in_a_fresh_process(runs):
+    folder, log = runs[1]
+    done = run_trainer("--eval-only", folder / "artifact.bin", command=(TWIN,))
+    assert done.code == 0, done.err
+    last = done.out.splitlines()[-1]
+    assert last.startswith("final_sliding_window_exact ")
+    assert float(pairs(last)["val_bpb"]) == pytest.approx(float(line_of(log, "final_sliding_window_exact ")["val_bpb"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["MODEL_DIM=33"], ["DEVICE=cuda"], ["MICROBATCH=1"]])
+def test_the_command_explains_itself(both, arguments, capsys, monkeypatch):
+    monkeypatch.setattr("os.environ", {})
+    if arguments == ["--help"]:
+        with pytest.raises(SystemExit, match="0"):
+            both[1].main(arguments)
+        assert "CACHE_LIMIT_MB" in capsys.readouterr().out
+        return
+    assert both[1].main(arguments) == 2
+    text = {"MODEL_DIM=33": "not divisible", "DEVICE=cuda": "allowed: auto|gpu|cpu", "MICROBATCH=1": "did you mean MICROBATCH_TOKENS?"}
+    assert text[arguments[0]] in capsys.readouterr().err
+
+
+def test_gpu_asked_for_where_there_is_none(both, capsys):
+    import mlx.core as mx
+
+    if mx.is_available(mx.gpu):
+        pytest.skip("MLX has a GPU here, so the message for machines without one cannot show")
+    with pytest.raises(both[1].UserError, match="DEVICE=gpu, but MLX finds no GPU"):
+        both[1].resolve_device(both[1].load_settings(["DEVICE=gpu"], {}))
