@@ -389,8 +389,8 @@ class EncodedBatches:
         self._pending: deque = deque()
 
     def submit(self, batch: list[tuple[str, str]]) -> None:
-        """Queue (split, text) pairs."""
-        texts = [text for _, text in batch]
+        """Queue (split, text) pairs. White space round a text is left out: a space in front would follow no word."""
+        texts = [text.strip() for _, text in batch]
         self._pending.append((batch, self._pool.submit(self.encoder.encode, texts)))
         while len(self._pending) > self.WAITING:
             self._write_oldest()

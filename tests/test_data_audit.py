@@ -188,10 +188,6 @@ def test_finds_a_table_that_forgets_the_boundary(folder, monkeypatch):
     tokens = read_shard(folder / "a_val_000000.bin")
     write_tokens(folder / "a_val_000000.bin", np.concatenate([tokens, [1, space, space]]))
     renew_manifest(folder, val={"documents": None, "text_bytes": None})
-    # this SentencePiece keeps a space in front when no dummy prefix is in use, so take what it decodes as the truth
-    if sp.decode([space]).startswith(" "):
-        assert "bytes" in failures(folder)
-        return
     assert failures(folder) == {}
     monkeypatch.setattr(TRAINER.ByteTable, "load", spoiled)
     assert "bytes" in failures(folder)

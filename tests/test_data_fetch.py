@@ -114,6 +114,7 @@ class Place:
         assert not list(self.root.rglob("*.part"))
         manifest = json.loads((self.folder / "manifest.json").read_text())
         assert manifest["format"] == "parameter-golf-local/dataset-1"
+        assert [entry["path"] for entry in manifest["files"]] == shards
         for entry in manifest["files"]:
             data = (self.folder / entry["path"]).read_bytes()
             assert entry["sha256"] == hashlib.sha256(data).hexdigest()
@@ -142,6 +143,10 @@ def test_full_download_then_nothing_to_do_then_more_shards_then_verify(place):
     ok(place.run("--train-shards", "3"))
     place.assert_complete(3)
     assert len(place.hub.gets(place.remote + "fineweb_train_000000.bin")) == 1  # not fetched again
+
+    (place.folder / "fineweb_val_000000.bin").unlink()
+    ok(place.run("--train-shards", "1"))
+    place.assert_complete(3)  # a call that asks for less forgets nothing
 
     assert "as recorded" in ok(place.run("--verify"))
     shard = place.folder / "fineweb_train_000001.bin"
@@ -374,6 +379,7 @@ def test_a_spoilt_bundle_is_refused(place, tmp_path):
         failed(place.run("--from-bundle", str(path)), word)
         assert not (place.root / "datasets" / place.folder.name / "fineweb_val_000000.bin").exists()
         assert not (place.root / "datasets" / place.folder.name / "manifest.json").exists()
+        assert not list(place.root.rglob("*.part"))
 
 
 def test_a_bundle_cannot_write_outside_the_data_folder(place, tmp_path):
