@@ -1166,9 +1166,9 @@ class Stepper:
         self.optimizer.step(step, scale)
         if not self.runtime.cuda:
             return total, None
-        total, event = total.to("cpu", non_blocking=True), torch.cuda.Event()
+        host, event = torch.empty((), pin_memory=True).copy_(total, non_blocking=True), torch.cuda.Event()
         event.record()
-        return total, event
+        return host, event
 
     def finish(self, launched: tuple[Tensor, torch.cuda.Event | None]) -> float:
         """Wait for a launched step; the mean loss over all devices."""
