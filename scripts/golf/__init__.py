@@ -1,0 +1,14 @@
+"""What the tools around records share: run folders, record folders, rules, statistics, the referee's two processes.
+
+    runs       reads the log of a run and the run folder
+    records    reads a record folder; derives submission.json from logs and files
+    rules      every check of a record folder, each finding with its rule id
+    source     what a trainer's source does, read and never run; packed sources
+    artifacts  the outside of artifact.bin, read without unpacking the weights
+    schema     JSON against a schema
+    stats      mean, sd, Welch's test
+    child      the side of the referee that runs the submission, and its jail
+    texts      strangers' text made safe to print
+
+Standard library only, except for the referee's parent, so that a folder can be checked on a bare machine.
+"""

@@ -1,0 +1,255 @@
+"""Record folders: their files, and submission.json derived from logs and files alone.
+
+A record folder holds README.md, submission.json, train_gpt.py, settings.env, and for each seed a log and an artifact: train.log and
+artifact.bin for the first, train_seed7.log and artifact_seed7.bin for the others. A packed trainer has train_gpt_source.py beside
+it; logs of a control run are control.log, control_seed7.log. Nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import datetime
+import functools
+import json
+import re
+from pathlib import Path
+
+from golf.runs import LogFacts, parse_log, sha256_of
+from golf.stats import mean, sd
+from golf.texts import read_text
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = "parameter-golf-local/submission-1"
+TYPED = ("title", "author", "summary")  # the only fields a person writes
+TRACKS = ("track_30min_2mb_local", "track_non_record")
+NAME = re.compile(r"(\d{4}-\d{2}-\d{2})_[a-z0-9][a-z0-9._-]{0,79}")
+MAX_FILE_BYTES, MAX_FILES = 16_000_000, 64
+REQUIRED = ("README.md", "submission.json", "train.log", "train_gpt.py")
+UNHASHED = ("README.md", "submission.json")
+NUMBERS_BEGIN, NUMBERS_END = "<!-- numbers: begin -->", "<!-- numbers: end -->"
+
+
+@dataclasses.dataclass
+class Track:
+    """What a track demands; the numbers of docs/track_spec.md."""
+
+    name: str
+    cap_bytes: int = 2_000_000
+    clock_s: float | None = None  # None: any, but named
+    val_targets: int | None = None
+    seeds: int = 1
+    single_cuda: bool = False
+
+    @property
+    def record(self) -> bool:
+        return self.single_cuda
+
+
+TRACK = {
+    "track_30min_2mb_local": Track("track_30min_2mb_local", clock_s=1800.0, val_targets=4_194_304, seeds=3, single_cuda=True),
+    "track_non_record": Track("track_non_record"),
+}
+
+
+class RecordError(Exception):
+    """A record cannot be made or read."""
+
+
+def seed_files(seed: int, first: bool) -> tuple[str, str]:
+    """Names of the log and the artifact of a seed."""
+    return ("train.log", "artifact.bin") if first else (f"train_seed{seed}.log", f"artifact_seed{seed}.bin")
+
+
+def control_file(seed: int, first: bool) -> str:
+    return "control.log" if first else f"control_seed{seed}.log"
+
+
+def folder_files(folder: Path) -> list[str]:
+    """Relative names of everything in the folder, however deep, links and hidden files included, at most a thousand."""
+    names = []
+    for path in folder.rglob("*"):
+        names.append(path.relative_to(folder).as_posix())
+        if len(names) >= 1000:
+            break
+    return sorted(names)
+
+
+def settings_text(facts: LogFacts) -> str:
+    return "".join(f"{key}={value}\n" for key, value in facts.shared_settings().items())
+
+
+def ordered_logs(folder: Path, stem: str) -> list[Path]:
+    """train.log, then train_seed<N>.log by N. `stem`: train or control."""
+    others = [(int(m[1]), p) for p in folder.glob(f"{stem}_seed*.log") if (m := re.fullmatch(rf"{stem}_seed(\d+)\.log", p.name))]
+    first = folder / f"{stem}.log"
+    return ([first] if first.is_file() else []) + [p for _, p in sorted(others)]
+
+
+def artifact_of(log: Path) -> Path:
+    """The artifact that belongs to a log."""
+    return log.with_name(log.name.replace("train", "artifact", 1).removesuffix(".log") + ".bin")
+
+
+def rounded(value: float | None, digits: int = 8) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def spread(logs: list[LogFacts]) -> dict[str, object]:
+    losses, bpbs = [f.final["val_loss"] for f in logs], [f.final["val_bpb"] for f in logs]
+    return {
+        "n": len(logs),
+        "val_bpb": rounded(mean(bpbs)),
+        "val_bpb_sd": rounded(sd(bpbs)),
+        "val_loss": rounded(mean(losses)),
+        "val_loss_sd": rounded(sd(losses)),
+    }
+
+
+def one_run(log: Path, facts: LogFacts) -> dict[str, object]:
+    artifact = artifact_of(log)
+    return {
+        "seed": int(facts.about["seed"]),
+        "log": log.name,
+        "artifact": artifact.name if artifact.is_file() else None,
+        "val_loss": facts.final["val_loss"],
+        "val_bpb": facts.final["val_bpb"],
+        "pre_export_val_bpb": facts.gap.get("pre_export_val_bpb"),
+        "export_gap_bpb": facts.gap.get("export_gap_bpb"),
+        "model_bytes": facts.size["model_bytes"],
+        "total_bytes": facts.size["total_bytes"],
+        "steps": facts.trained["steps"],
+        "train_tokens": facts.trained["tokens"],
+        "train_seconds": rounded(facts.train_seconds, 4),
+        "scoring_seconds": facts.scored["scoring_s"],
+        "auxiliary_bpb": facts.auxiliary,
+    }
+
+
+def derive(folder: Path, track: str, logs: dict[str, LogFacts], controls: dict[str, LogFacts]) -> dict[str, object]:
+    """Every field of submission.json that is not typed by a person, from the parsed logs and the files of the folder.
+
+    logs, controls: by file name, the first seed first.
+    """
+    facts = list(logs.values())
+    first = facts[0]
+    worst = max(facts, key=lambda f: f.size["total_bytes"])
+    control = None
+    if controls:
+        theirs = list(controls.values())
+        control = spread(theirs) | {"code_sha256": theirs[0].about["code_sha256"], "device": theirs[0].about["device"]}
+        control["gain_nats"] = rounded(mean([f.final["val_loss"] for f in theirs]) - mean([f.final["val_loss"] for f in facts]))
+    files = [name for name in folder_files(folder) if name not in UNHASHED and (folder / name).is_file()]
+    return {
+        "schema": SCHEMA,
+        "track": track,
+        "name": folder.name,
+        "date": folder.name[:10],
+        "seeds": [int(f.about["seed"]) for f in facts],
+        **spread(facts),
+        "total_bytes": worst.size["total_bytes"],
+        "code_bytes": worst.size["code_bytes"],
+        "model_bytes": worst.size["model_bytes"],
+        "cap_bytes": first.size["cap_bytes"],
+        "codec": first.said_total[0],
+        "packed_code": (folder / "train_gpt_source.py").is_file(),
+        "code_sha256": first.about["code_sha256"],
+        "train_seconds": rounded(max(f.train_seconds for f in facts), 4),
+        "clock_limit_seconds": float(first.settings["MAX_WALLCLOCK_SECONDS"]),
+        "scoring_seconds": max(f.scored["scoring_s"] for f in facts),
+        "train_tokens": round(mean([f.trained["tokens"] for f in facts])),
+        "device": first.about["device"],
+        "devices": int(first.about["devices"]),
+        "lane": first.about["lane"],
+        "precision": first.about["precision"],
+        "versions": {k: first.about[k] for k in ("python", "numpy", "torch", "mlx") if k in first.about},
+        "validation": {"targets": first.data["val_targets"], "bytes": first.data["val_bytes"], "sha256": first.hashes["val_tokens_sha256"]},
+        "tokenizer_sha256": first.hashes["tokenizer_sha256"],
+        "train_shards": first.train_shards,
+        "control": control,
+        "runs": [one_run(folder / name, f) for name, f in logs.items()],
+        "files": [{"path": n, "bytes": (folder / n).stat().st_size, "sha256": sha256_of((folder / n).read_bytes())} for n in files],
+    }  # fmt: skip
+
+
+def numbers_table(claim: dict) -> str:
+    """The numbers of a record as they stand in its README."""
+    sd_text = "" if claim["val_bpb_sd"] is None else f" (sd {claim['val_bpb_sd']:.8f})"
+    rows = [
+        ("val_bpb", f"{claim['val_bpb']:.8f}{sd_text}, n={claim['n']}"),
+        ("val_loss", f"{claim['val_loss']:.8f} nats per token"),
+        ("bytes", f"{claim['total_bytes']:,} = code {claim['code_bytes']:,} + model {claim['model_bytes']:,}; cap {claim['cap_bytes']:,}"),
+        ("device", f"{claim['devices']} x {claim['device']}"),
+        ("training", f"{claim['train_seconds']:.1f} s, {claim['train_tokens']:,} tokens"),
+        ("scoring", f"{claim['scoring_seconds']:.1f} s, {claim['validation']['targets']:,} targets"),
+    ]
+    if control := claim["control"]:
+        rows.append(("control", f"val_bpb {control['val_bpb']:.8f}, n={control['n']}: {control['gain_nats']:+.5f} nats per token gained"))
+    head = ["| seed | val_bpb | export gap | bytes | steps | seconds |", "|---:|---:|---:|---:|---:|---:|"]
+    for run in claim["runs"]:
+        gap = "" if run["export_gap_bpb"] is None else f"{run['export_gap_bpb']:.5f}"
+        head.append(
+            f"| {run['seed']} | {run['val_bpb']:.8f} | {gap} | {run['total_bytes']:,} | {run['steps']} | {run['train_seconds']:.1f} |"
+        )
+    lines = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows), "", *head]
+    return "\n".join([NUMBERS_BEGIN, *lines, NUMBERS_END])
+
+
+QUESTIONS = {
+    "What changed": "what differs from the control or from the record before, as a reader of the source would see it",
+    "Why": "the idea, its source, and what made you expect a gain",
+    "Evidence": "against a control that lacks only the change, on the same hardware: numbers, seeds, noise",
+    "What failed": "what else was tried and did not help, with numbers where there are any",
+}
+
+
+def readme_text(claim: dict) -> str:
+    """A README to be filled in: each TODO line is a question."""
+    parts = [f"# {claim['title'] or 'TODO: title'}", numbers_table(claim)]
+    parts += [f"## {title}\n\nTODO: {question}" for title, question in QUESTIONS.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+@dataclasses.dataclass
+class Record:
+    """A record folder as the leaderboard sees it; checked by golf.rules."""
+
+    folder: Path
+    claim: dict
+
+    @property
+    def losses(self) -> list[float]:
+        return [run["val_loss"] for run in self.claim["runs"]]
+
+
+def read_logs(folder: Path, stem: str) -> dict[str, LogFacts]:
+    """Raises TextError, LogError."""
+    return {path.name: parse_log(read_text(path)) for path in ordered_logs(folder, stem)}
+
+
+@functools.lru_cache(8)
+def codec_names(tree: ast.Module) -> tuple[str, ...]:
+    """The CODECS that a source declares, read from its syntax tree; () when it does not."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], (ast.Tuple, ast.Name)):
+            names = node.targets[0].elts if isinstance(node.targets[0], ast.Tuple) else [node.targets[0]]
+            values = node.value.elts if isinstance(node.value, ast.Tuple) and len(names) > 1 else [node.value]
+            for name, value in zip(names, values):
+                if isinstance(name, ast.Name) and name.id == "CODECS":
+                    try:
+                        return tuple(ast.literal_eval(value))
+                    except (ValueError, TypeError):
+                        return ()
+    return ()
+
+
+def load_pins(path: Path = ROOT / "scripts" / "golf" / "pins.json") -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def is_date(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

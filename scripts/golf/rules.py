@@ -1,0 +1,567 @@
+"""Every check of a record folder that needs neither data nor the running of a submission's code.
+
+Rule ids are those of docs/track_spec.md. A Finding breaks a rule; a note tells a reviewer where to look and breaks none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from golf import artifacts, schema, source
+from golf.records import (
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    NAME,
+    NUMBERS_BEGIN,
+    NUMBERS_END,
+    QUESTIONS,
+    REQUIRED,
+    ROOT,
+    TRACK,
+    TYPED,
+    Track,
+    artifact_of,
+    codec_names,
+    derive,
+    folder_files,
+    is_date,
+    load_pins,
+    numbers_table,
+    ordered_logs,
+    settings_text,
+)
+from golf.runs import COUNTED_SPANS, FREE_SPANS, LogError, LogFacts, parse_log, sha256_of
+from golf.texts import TextError, read_json, read_text, safe, suspicious_lines
+
+FASTER_CARDS = re.compile(
+    r"\b(5090|A100|A800|H100|H200|H800|H20|GH200|B100|B200|B300|GB200|GB300|L40S|RTX PRO 6000|MI2\d\d|MI3\d\d|TPU)", re.I
+)
+FIELD_RULES = {"total_bytes": "B4", "code_bytes": "B1", "model_bytes": "B1", "cap_bytes": "B1", "train_seconds": "C1", "validation": "S7"}
+
+
+@dataclasses.dataclass
+class Finding:
+    """One broken rule: where, which, what was found, what is allowed, how to mend it."""
+
+    file: str
+    rule: str
+    measured: str
+    allowed: str
+    fix: str
+
+    def line(self) -> str:
+        return f"{safe(self.file)}: {self.rule}: measured {safe(self.measured)}; allowed {safe(self.allowed)}; {safe(self.fix)}"
+
+
+@dataclasses.dataclass
+class Report:
+    folder: Path
+    findings: list[Finding] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    claim: dict | None = None
+
+    def find(self, file: str, rule: str, measured: object, allowed: object, fix: str) -> None:
+        if len(self.findings) < 200:
+            self.findings.append(Finding(file, rule, str(measured), str(allowed), fix))
+
+    def as_json(self) -> dict:
+        return {
+            "folder": self.folder.as_posix(),
+            "clean": not self.findings,
+            "findings": [dataclasses.asdict(f) for f in self.findings],
+            "notes": [safe(note) for note in self.notes],
+        }
+
+
+REMAKE = "make the folder again from the run: bash scripts/make_record.sh"
+
+
+def check_folder(folder: Path, tracks: dict[str, Track] = TRACK, pins: dict | None = None) -> Report:
+    """All checks. Nothing of the folder is executed, and nothing in it can raise."""
+    report = Report(folder)
+    pins = load_pins() if pins is None else pins
+    if not check_files(report):
+        return report
+    claim = check_claim_shape(report)
+    track = tracks[claim["track"]] if claim else tracks["track_non_record"]
+    check_texts(report)
+    code = (folder / "train_gpt.py").read_bytes()
+    tree = check_source(report, code)
+    logs = read_all_logs(report, "train")
+    controls = read_all_logs(report, "control")
+    codecs = codec_names(tree) if tree else ()
+    for name, facts in logs.items():
+        check_log(report, name, facts, track, code, pins)
+        check_artifact(report, name, facts, codecs)
+    for name, facts in controls.items():
+        check_log_arithmetic(report, name, facts)
+    if logs:
+        check_seeds(report, logs, track)
+        check_settings(report, logs)
+        if claim and len(logs) == len(ordered_logs(folder, "train")):
+            check_claim(report, claim, track, logs, controls)
+    check_readme(report, claim)
+    report.claim = claim
+    return report
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+def check_files(report: Report) -> bool:
+    """Whether the folder can be read on: required files are there and are plain files of a sane size."""
+    folder = report.folder
+    if folder.is_symlink() or not folder.is_dir():
+        report.find(folder.name, "E1", "no folder, or a link to one", "a folder", "give the path of a record folder")
+        return False
+    names = folder_files(folder)
+    good = True
+    if len(names) > MAX_FILES:
+        report.find(folder.name, "E1", f"{len(names)} files", f"at most {MAX_FILES}", "keep what make_record.sh writes and nothing else")
+        return False
+    for name in names:
+        path = folder / name
+        if path.is_symlink():
+            report.find(name, "E1", "a symbolic link", "real files", "put the file itself there, or leave it out")
+            good = False
+        elif path.is_dir():
+            report.find(name, "E1", "a folder", "plain files, no folders", "move or remove it; what make_record.sh writes is flat")
+        elif not path.is_file():
+            report.find(name, "E1", "neither file nor folder", "plain files", "remove it")
+            good = False
+        else:
+            if any(part.startswith(".") for part in Path(name).parts):
+                report.find(name, "E1", "a hidden file", "no hidden files", "remove it")
+            if path.stat().st_size > MAX_FILE_BYTES:
+                report.find(
+                    name, "E1", f"{path.stat().st_size} bytes", f"at most {MAX_FILE_BYTES}", "leave it out; a record needs no such file"
+                )
+                good = False
+            elif kind := artifacts.pickle_kind(path.read_bytes()):
+                report.find(name, "B2", kind, "no pickles: loading one runs code", "export with the container of docs/artifact_format.md")
+            elif path.suffix.lower() in (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"):
+                report.find(name, "B2", f"a {path.suffix} file", "no pickles", "ship artifact.bin alone")
+    for name in REQUIRED:
+        if not (folder / name).is_file():
+            report.find(name, "E1", "missing", "there", REMAKE)
+            good = False
+    return good
+
+
+def check_texts(report: Report) -> None:
+    for name in folder_files(report.folder):
+        path = report.folder / name
+        if path.suffix in (".md", ".json", ".log", ".env") and path.is_file():
+            try:
+                text = read_text(path)
+            except TextError as e:
+                report.find(name, "E1", e, "UTF-8 text", REMAKE)
+                continue
+            for number, what in suspicious_lines(text)[:5]:
+                shown = text.split("\n")[number - 1]
+                fix = "remove the line; nothing here acts on text, and a reviewer must not either"
+                report.find(f"{name}:{number}", "E1", f"{what}: {safe(shown, 80)}", "plain text about the run", fix)
+
+
+# submission.json ------------------------------------------------------------------------------------------------------
+def check_claim_shape(report: Report) -> dict | None:
+    """submission.json when it fits the schema and its place, else None."""
+    name = "submission.json"
+    try:
+        claim = read_json(report.folder / name)
+        spec = read_json(ROOT / "docs" / "submission_schema.json")
+    except TextError as e:
+        report.find(name, "E1", e, "JSON that fits docs/submission_schema.json", REMAKE)
+        return None
+    wrong = list(schema.violations(claim, spec))
+    for where, found, allowed in wrong[:20]:
+        report.find(name, "E1", f"{where}: {found}", allowed, REMAKE)
+    if wrong:
+        return None
+    folder = report.folder.resolve()
+    if folder.parent.name != claim["track"]:
+        fix = f"move the folder to records/{claim['track']}/, or make it again for the other track"
+        report.find(name, "L1", f"track {claim['track']} in folder {folder.parent.name}", "the track's own folder", fix)
+    if not NAME.fullmatch(folder.name) or not is_date(folder.name[:10]):
+        report.find(folder.name, "E1", "the folder's name", "YYYY-MM-DD_slug, in lower case", "rename it and make submission.json again")
+    for field in TYPED:
+        if not claim[field].strip() or "TODO" in claim[field]:
+            report.find(name, "E1", f"{field} is empty", "a line of text", f"write your {field} into {name}")
+    return claim
+
+
+def differences(derived: object, claimed: object, at: str = "") -> Iterator[tuple[str, object, object]]:
+    """(where, what files and logs say, what is claimed) for every leaf that differs."""
+    if isinstance(derived, dict) and isinstance(claimed, dict):
+        for key in sorted(derived.keys() | claimed.keys()):
+            yield from differences(derived.get(key, "nothing"), claimed.get(key, "nothing"), f"{at}.{key}" if at else key)
+    elif isinstance(derived, list) and isinstance(claimed, list) and len(derived) == len(claimed):
+        for i, (a, b) in enumerate(zip(derived, claimed)):
+            yield from differences(a, b, f"{at}[{i}]")
+    elif isinstance(derived, float) and isinstance(claimed, (int, float)) and abs(derived - claimed) < 1e-9:
+        return
+    elif derived != claimed or isinstance(derived, bool) != isinstance(claimed, bool):
+        yield at, derived, claimed
+
+
+def check_claim(report: Report, claim: dict, track: Track, logs: dict[str, LogFacts], controls: dict[str, LogFacts]) -> None:
+    derived = derive(report.folder, claim["track"], logs, controls)
+    known = {entry["path"] for entry in claim["files"]}
+    there = {entry["path"] for entry in derived["files"]}
+    for name in sorted(there - known):
+        report.find(name, "E1", "a file that submission.json does not list", "listed files only", "remove it, or make the folder again")
+    for name in sorted(known - there):
+        report.find(name, "E1", "listed in submission.json, but missing", "every listed file", REMAKE)
+    if there == known:
+        for a, b in zip(derived["files"], sorted(claim["files"], key=lambda entry: entry["path"])):
+            if a != b:
+                got, want = (f"{entry['bytes']} bytes, sha256 {entry['sha256'][:16]}" for entry in (a, b))
+                report.find(a["path"], "E1", got, want, "it changed after submission.json was written; " + REMAKE)
+    mine = {key: value for key, value in derived.items() if key != "files"}
+    theirs = {key: value for key, value in claim.items() if key not in (*TYPED, "files")}
+    for where, want, got in differences(mine, theirs):
+        rule = FIELD_RULES.get(re.split(r"[.\[]", where)[0], "E1")
+        report.find("submission.json", rule, f"{where} = {got}", f"{want}, as logs and files say", REMAKE)
+
+
+# Source ---------------------------------------------------------------------------------------------------------------
+def check_source(report: Report, code: bytes) -> object | None:
+    """The syntax tree of the readable source, None when there is none."""
+    name, beside = "train_gpt.py", report.folder / "train_gpt_source.py"
+    readable = code
+    if source.is_packed(code):
+        try:
+            readable = source.expand(code)
+        except source.SourceError as e:
+            report.find(name, "B5", e, "a packed trainer that expands to its source", "make it again: python3 scripts/pack_code.py")
+            return None
+        if not beside.is_file():
+            report.find(
+                beside.name, "B5", "missing", "the readable source beside a packed one", "put the source there that pack_code.py packed"
+            )
+        elif beside.read_bytes() != readable:
+            fix = "pack that very file again: python3 scripts/pack_code.py"
+            report.find(
+                beside.name,
+                "B5",
+                f"sha256 {sha256_of(beside.read_bytes())[:16]}",
+                f"{sha256_of(readable)[:16]}, what {name} expands to",
+                fix,
+            )
+        name = "train_gpt_source.py"
+    elif beside.is_file():
+        report.find(
+            beside.name, "B5", "a source beside a trainer that is not packed", "one source", "remove it, or pack it with pack_code.py"
+        )
+    try:
+        tree = source.parse(readable)
+    except source.SourceError as e:
+        report.find(name, "E1", f"does not compile: {e}", "Python that compiles", REMAKE)
+        return None
+    for line, what in source.reaches(tree, source.required_packages(ROOT)):
+        rule = "B5" if "generated code" in what else "B2"
+        fix = "all that training and scoring need is train_gpt.py, artifact.bin and the packages of the requirements files"
+        report.find(f"{name}:{line}", rule, what, "no network, no second program, no pickles", fix)
+    ours = source.sections((ROOT / "train_gpt.py").read_text(encoding="utf-8"))
+    theirs = source.sections(readable.decode("utf-8", "replace"))
+    changed = [key for key in ("shards", "bytes", "windows", "artifact") if key in ours and theirs.get(key) != ours[key]]
+    if changed:
+        report.notes.append(f"{name}: the sections {', '.join(changed)} differ from this repository's; the referee's own count decides")
+    return tree
+
+
+# Logs and artifacts ---------------------------------------------------------------------------------------------------
+def read_all_logs(report: Report, stem: str) -> dict[str, LogFacts]:
+    found = {}
+    for path in ordered_logs(report.folder, stem):
+        try:
+            text = read_text(path)
+            found[path.name] = parse_log(text)
+        except TextError:
+            continue  # check_texts has said it
+        except LogError as e:
+            what = "a traceback" if "Traceback (most recent call last)" in text else str(e)
+            report.find(path.name, "E2", what, "a complete log, from the settings to the final line", "copy the log of a finished run")
+    return found
+
+
+def close(a: float, b: float, relative: float = 1e-5, absolute: float = 0.0) -> bool:
+    return math.isfinite(a) and math.isfinite(b) and abs(a - b) <= max(absolute, relative * max(abs(a), abs(b)))
+
+
+def check_log(report: Report, name: str, f: LogFacts, track: Track, code: bytes, pins: dict) -> None:
+    find: Callable = report.find
+    check_log_arithmetic(report, name, f)
+    if f.size["code_bytes"] != len(code):
+        find(
+            name,
+            "B1",
+            f"code_bytes:{f.size['code_bytes']}",
+            f"{len(code)}, the size of train_gpt.py",
+            "ship the source that ran, byte for byte",
+        )
+    if f.about["code_sha256"] != sha256_of(code):
+        find(
+            name,
+            "E4",
+            f"code_sha256:{f.about['code_sha256'][:16]}",
+            f"{sha256_of(code)[:16]}, that of train_gpt.py",
+            "ship the source that made this log",
+        )
+    if f.size["cap_bytes"] != track.cap_bytes:
+        find(name, "B1", f"cap_bytes:{f.size['cap_bytes']}", track.cap_bytes, "run with CAP_BYTES as the track has it")
+    if f.size["total_bytes"] > track.cap_bytes:
+        find(
+            name,
+            "B4",
+            f"{f.size['total_bytes']} bytes",
+            f"at most {track.cap_bytes}",
+            "lower BITS_MATRIX, MODEL_DIM or NUM_LAYERS; the worst seed counts",
+        )
+    if f.hashes["val_tokens_sha256"] in f.train_shards.values():
+        find(name, "D1", "a training shard has the sha256 of the validation tokens", "no shared tokens", "train on the train shards only")
+    known = {entry["sha256"]: entry for entry in pins["validation"]}
+    if pin := known.get(f.hashes["val_tokens_sha256"]):
+        for key, rule in (("targets", "S7"), ("bytes", "S6")):
+            if f.data[f"val_{key}"] != pin[key]:
+                fix = "count bytes as docs/scoring.md does: the decoded text's, each space once, a byte piece as one"
+                find(name, rule, f"val_{key}:{f.data[f'val_{key}']}", f"{pin[key]}, the {key} of {pin['name']}", fix)
+    elif track.record and pins["record_validation"]:
+        fix = "fetch the published shards: python3 data/cached_challenge_fineweb.py --variant sp1024"
+        find(
+            name,
+            "S7",
+            f"val_tokens_sha256:{f.hashes['val_tokens_sha256'][:16]}",
+            f"{pins['record_validation'][:16]}, the published tokens",
+            fix,
+        )
+    if track.record:
+        check_record_lane(report, name, f, track, pins)
+
+
+def check_record_lane(report: Report, name: str, f: LogFacts, track: Track, pins: dict) -> None:
+    find = report.find
+    elsewhere = "hand it in under records/track_non_record/, where any device and budget is welcome"
+    if f.about["devices"] != "1":
+        find(name, "L1", f"devices:{f.about['devices']}", "1", elsewhere)
+    device = f.about["device"]
+    if "torch" not in f.about or device.upper().startswith("CPU") or "APPLE" in device.upper():
+        find(name, "L1", f"device:{device}", "one CUDA device comparable to an RTX 4090", elsewhere)
+    elif m := FASTER_CARDS.search(device):
+        find(name, "L3", f"device:{device}", f"a card not clearly faster than an RTX 4090; a {m[0]} is", elsewhere)
+    if f.train_seconds > track.clock_s:
+        find(
+            name,
+            "C1",
+            f"{f.train_seconds:.1f} s of training and export",
+            f"at most {track.clock_s:.0f} s",
+            "leave more room for the export, or " + elsewhere,
+        )
+    limit = float(f.settings["MAX_WALLCLOCK_SECONDS"])
+    if not 0 < limit <= track.clock_s:
+        fix = f"run with MAX_WALLCLOCK_SECONDS={track.clock_s:.0f}; a step count may end training earlier, never later"
+        find(name, "C3", f"MAX_WALLCLOCK_SECONDS={limit:g}", f"over 0, at most {track.clock_s:.0f}", fix)
+    if f.data["val_targets"] != track.val_targets:
+        find(
+            name,
+            "S7",
+            f"val_targets:{f.data['val_targets']}",
+            track.val_targets,
+            f"run with VAL_TOKENS={track.val_targets} and the published shards",
+        )
+    for shard, value in f.train_shards.items():
+        if pins["train_shards"] and pins["train_shards"].get(shard) != value:
+            fix = "train on published shards: python3 data/cached_challenge_fineweb.py"
+            find(name, "D2", f"{shard}:{value[:16]}", "the sha256 of a published train shard", fix)
+
+
+def check_log_arithmetic(report: Report, name: str, f: LogFacts) -> None:
+    """What must hold within any log, whatever the track."""
+
+    def find(rule: str, measured: str, allowed: object, fix: str = "copy the log as the run wrote it, unedited") -> None:
+        report.find(name, rule, measured, str(allowed), fix)
+
+    if f.finals != 1:
+        find("S4", f"{f.finals} final_sliding_window_exact lines", "one score of one run")
+    for key in ("val_loss", "val_bpb"):
+        if f.final[key] != f.scored[key]:
+            find("E4", f"final {key}:{f.final[key]}", f"{f.scored[key]}, that of the scored line")
+    targets, scored = f.data["val_targets"], f.scored["scored_tokens"]
+    if scored != targets:
+        rule, fix = ("S4", "score each target once") if scored > targets else ("S7", "score all of them")
+        find(rule, f"scored_tokens:{scored}", f"{targets}, the val_targets of the data line", fix)
+    if f.scored["scored_bytes"] != f.data["val_bytes"]:
+        find(
+            "S6", f"scored_bytes:{f.scored['scored_bytes']}", f"{f.data['val_bytes']}, the audited val_bytes", "divide by the audited bytes"
+        )
+    if f.scored["scored_bytes"] > 0:
+        bpb = f.scored["val_loss"] / math.log(2) * scored / f.scored["scored_bytes"]
+        if not close(bpb, f.scored["val_bpb"], 0.0, 5e-8):
+            find("S6", f"val_bpb:{f.scored['val_bpb']:.8f}", f"{bpb:.8f}, from val_loss, tokens and bytes")
+    if "post_export_val_bpb" in f.gap and f.gap.get("gap_tokens") == targets and f.gap["post_export_val_bpb"] != f.final["val_bpb"]:
+        find(
+            "S1",
+            f"val_bpb:{f.final['val_bpb']}",
+            f"{f.gap['post_export_val_bpb']}, that of the exported weights",
+            "score the artifact as shipped",
+        )
+    said = f.size["code_bytes"] + f.size["model_bytes"]
+    if not f.size["total_bytes"] == said == f.said_total[1]:
+        find("B1", f"total_bytes:{f.size['total_bytes']}, submission line {f.said_total[1]}", f"{said}, code and model together")
+    if f.settings.get("CODEC", f.said_total[0]) != f.said_total[0]:
+        find("B1", f"total_submission_size_quant_{f.said_total[0]}", f"the codec of setting CODEC={f.settings['CODEC']}")
+    if f.settings["SEED"] != f.about["seed"]:
+        find("E2", f"seed:{f.about['seed']}", f"SEED={f.settings['SEED']}, as the settings say")
+    check_clock(report, name, f, find)
+
+
+def check_clock(report: Report, name: str, f: LogFacts, find: Callable) -> None:
+    if unknown := set(f.spans) - set(COUNTED_SPANS) - set(FREE_SPANS):
+        fix = "book it under train or export: whatever shapes the weights is counted"
+        find(
+            "C1",
+            ", ".join(f"{span}_s:{f.spans[span]:g}" for span in sorted(unknown)),
+            f"spans {', '.join(COUNTED_SPANS + FREE_SPANS)}",
+            fix,
+        )
+    if not close(f.spans["train"], f.trained["train_s"], 1e-4):
+        find("C1", f"trained train_s:{f.trained['train_s']}", f"{f.spans['train']}, the train_s of the last lines")
+    batch = int(float(f.settings["TRAIN_BATCH_TOKENS"]))
+    if f.trained["tokens"] != f.trained["steps"] * batch:
+        find("C1", f"tokens:{f.trained['tokens']}", f"{f.trained['steps'] * batch}, steps times TRAIN_BATCH_TOKENS")
+    for before, after in zip(f.steps, f.steps[1:]):
+        if not (before.step < after.step and before.train_s <= after.train_s):
+            if after.step > before.step or after.step < 1:
+                find(
+                    "C1",
+                    f"line {after.line}: step {after.step} at {after.train_s} s",
+                    f"later than step {before.step} at {before.train_s} s",
+                )
+            continue
+        rate = (after.step - before.step) * batch / max(after.train_s - before.train_s, 1e-9)
+        coarse = 2e-5 * after.train_s / max(after.train_s - before.train_s, 1e-9)  # times are printed with 6 digits
+        if after.tokens_per_s and not close(rate, after.tokens_per_s, 0.02 + coarse, 1.0):
+            find("C1", f"line {after.line}: tokens_per_s:{after.tokens_per_s:g}", f"about {rate:.0f}, from steps and train_s")
+    if f.steps and f.steps[-1].train_s > f.trained["train_s"] * 1.0001:
+        find("C1", f"line {f.steps[-1].line}: train_s:{f.steps[-1].train_s}", f"at most {f.trained['train_s']}, the whole of training")
+    if f.steps and f.steps[-1].step > f.trained["steps"]:
+        find("C1", f"line {f.steps[-1].line}: step:{f.steps[-1].step}", f"at most {f.trained['steps']}, the steps trained")
+    if 0 < float(f.settings["ITERATIONS"]) < f.trained["steps"]:
+        find("C3", f"steps:{f.trained['steps']}", f"at most ITERATIONS={f.settings['ITERATIONS']}")
+
+
+def check_artifact(report: Report, log_name: str, f: LogFacts, codecs: tuple[str, ...]) -> None:
+    path = artifact_of(report.folder / log_name)
+    if not path.is_file():
+        report.find(path.name, "E4", "missing", f"the artifact that {log_name} scored", REMAKE)
+        return
+    data = path.read_bytes()
+    if len(data) != f.size["model_bytes"]:
+        report.find(
+            path.name,
+            "B1",
+            f"{len(data)} bytes",
+            f"{f.size['model_bytes']}, the model_bytes of {log_name}",
+            "ship the artifact of that very run",
+        )
+    try:
+        outside = artifacts.read_outside(data)
+    except artifacts.ArtifactProblem as e:
+        report.find(path.name, "S1", e, "a whole artifact", "ship artifact.bin as the run wrote it")
+        return
+    if outside is None:
+        report.notes.append(f"{path.name}: a container of its own; its inside is the referee's to judge")
+        return
+    for key, value in outside.model.items():
+        said = f.settings.get(str(key))
+        if said is None or said == str(value):
+            continue
+        try:
+            same = float(said) == float(value)
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            report.find(
+                path.name, "E4", f"its header says {key}={value}", f"{said}, as {log_name} says", "ship log and artifact of one run"
+            )
+    if outside.codec < len(codecs) and codecs[outside.codec] != f.said_total[0]:
+        report.find(
+            path.name,
+            "B1",
+            f"packed with {codecs[outside.codec]}",
+            f"{f.said_total[0]}, as {log_name} says",
+            "ship log and artifact of one run",
+        )
+
+
+def check_seeds(report: Report, logs: dict[str, LogFacts], track: Track) -> None:
+    first_name, first = next(iter(logs.items()))
+    seeds = [f.about["seed"] for f in logs.values()]
+    if len(set(seeds)) < len(seeds):
+        report.find("submission.json", "E2", f"seeds {', '.join(seeds)}", "different seeds", "one log per seed")
+    if len(logs) < track.seeds:
+        report.find(
+            "submission.json", "E2", f"{len(logs)} seeds", f"at least {track.seeds}", "run more seeds with the same source and settings"
+        )
+    for name, f in logs.items():
+        if name not in ("train.log", f"train_seed{f.about['seed']}.log"):
+            report.find(name, "E2", f"seed:{f.about['seed']}", "the seed of the file's name", REMAKE)
+        for key in sorted(f.shared_settings().keys() | first.shared_settings().keys()):
+            if f.settings.get(key) != first.settings.get(key):
+                report.find(
+                    name,
+                    "E2",
+                    f"{key}={f.settings.get(key)}",
+                    f"{first.settings.get(key)}, as in {first_name}",
+                    "same settings for all seeds",
+                )
+        for what in ("device", "devices", "precision"):
+            if f.about[what] != first.about[what]:
+                report.find(
+                    name, "E2", f"{what}:{f.about[what]}", f"{first.about[what]}, as in {first_name}", "run all seeds on one kind of device"
+                )
+        if f.hashes != first.hashes:
+            changed = ", ".join(key for key in sorted(f.hashes.keys() | first.hashes.keys()) if f.hashes.get(key) != first.hashes.get(key))
+            report.find(name, "E2", f"other hashes of {changed}", f"the data of {first_name}", "same data for all seeds")
+
+
+def check_settings(report: Report, logs: dict[str, LogFacts]) -> None:
+    path, first = report.folder / "settings.env", next(iter(logs.values()))
+    if not path.is_file():
+        report.find(path.name, "E1", "missing", "the settings that rebuild the model", REMAKE)
+        return
+    try:
+        lines = dict(line.split("=", 1) for line in read_text(path).splitlines() if "=" in line)
+    except TextError:
+        return
+    want = dict(line.split("=", 1) for line in settings_text(first).splitlines())
+    for key in sorted(want.keys() | lines.keys()):
+        if want.get(key) != lines.get(key):
+            report.find(path.name, "E1", f"{key}={lines.get(key)}", f"{want.get(key)}, as train.log says", REMAKE)
+
+
+def check_readme(report: Report, claim: dict | None) -> None:
+    try:
+        text = read_text(report.folder / "README.md")
+    except TextError:
+        return
+    if "TODO" in text:
+        number = text[: text.index("TODO")].count("\n") + 1
+        report.find(f"README.md:{number}", "E6", "a TODO of the skeleton", "your answer", "answer it; a sentence or two will do")
+    for title in QUESTIONS:
+        if not re.search(rf"^#+ *{re.escape(title)}\b", text, re.MULTILINE | re.IGNORECASE):
+            report.find("README.md", "E6", f"no section `{title}`", "the sections of the skeleton", f"add `## {title}`")
+    if claim:
+        start, end = text.find(NUMBERS_BEGIN), text.find(NUMBERS_END)
+        block = text[start : end + len(NUMBERS_END)] if 0 <= start < end else ""
+        if block.replace("\r\n", "\n") != numbers_table(claim):
+            fix = f"put back what make_record.sh wrote between {NUMBERS_BEGIN} and {NUMBERS_END}"
+            report.find(
+                "README.md",
+                "E1",
+                "numbers that differ from submission.json" if block else "no numbers",
+                "the numbers of submission.json",
+                fix,
+            )

@@ -1,0 +1,187 @@
+"""The log of a run, as train_gpt.py and its MLX twin write it, and the run folder round it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from pathlib import Path
+
+from golf.texts import TextError, read_json, read_text
+
+ABOUT = ("run_id", "seed", "lane", "devices", "device", "precision", "python", "numpy", "code_sha256")
+COUNTED_SPANS = ("train", "export")
+FREE_SPANS = ("setup", "warmup", "validation", "scoring", "auxiliary", "gap")
+PRIVATE_SETTINGS = ("RUN_ID", "RUNS_DIR", "DATA_PATH", "TOKENIZER_PATH", "SEED")  # may differ between the seeds of a record
+FREE_TEXT = re.compile(r"(note|warning|failed|diverged|interrupted|OVER THE CAP|Lower )")
+PAIR = re.compile(r"([A-Za-z_][\w./-]*):(.*)")
+NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?(e[+-]?\d{1,2})?")
+NUMERIC_SETTINGS = ("SEED", "MAX_WALLCLOCK_SECONDS", "TRAIN_BATCH_TOKENS", "VAL_TOKENS", "ITERATIONS")
+FINAL = "final_sliding_window_exact"
+
+
+class LogError(Exception):
+    """The log lacks a line that every finished run has. `.missing` names it."""
+
+    def __init__(self, missing: str):
+        super().__init__(f"no `{missing}` line")
+        self.missing = missing
+
+
+@dataclasses.dataclass
+class Step:
+    line: int
+    step: int
+    train_s: float
+    tokens_per_s: float
+
+
+@dataclasses.dataclass
+class LogFacts:
+    """What a complete log says. Numbers are as printed."""
+
+    settings: dict[str, str]
+    about: dict[str, str]
+    data: dict[str, int]  # train_tokens, val_targets, val_bytes, val_documents
+    hashes: dict[str, str]  # val_tokens_sha256, tokenizer_sha256, and one per train shard
+    size: dict[str, int]  # code_bytes, model_bytes, total_bytes, cap_bytes
+    said_total: tuple[str, int]  # codec and bytes of the total_submission_size line
+    trained: dict[str, float]
+    scored: dict[str, float]
+    gap: dict[str, float]  # empty when GAP_TOKENS=0
+    spans: dict[str, float]
+    final: dict[str, float]
+    finals: int  # how many final lines there are
+    steps: list[Step]
+    auxiliary: dict[str, float]
+
+    @property
+    def train_seconds(self) -> float:
+        """The training clock: all that is counted."""
+        return sum(seconds for name, seconds in self.spans.items() if name not in FREE_SPANS)
+
+    @property
+    def train_shards(self) -> dict[str, str]:
+        return {name: value for name, value in self.hashes.items() if name.endswith(".bin")}
+
+    def shared_settings(self) -> dict[str, str]:
+        return {k: v for k, v in self.settings.items() if k not in PRIVATE_SETTINGS}
+
+
+def pairs(text: str) -> dict[str, str]:
+    """`key:value key:value` to a dict; words without a colon belong to the value before them."""
+    found: dict[str, str] = {}
+    key = ""
+    for word in text.split():
+        if m := PAIR.fullmatch(word):
+            key, found[m[1]] = m[1], m[2]
+        elif key:
+            found[key] = f"{found[key]} {word}".strip()
+    return found
+
+
+def numbers(text: str) -> dict[str, float]:
+    """The pairs whose values are finite numbers."""
+    found = {}
+    for key, value in pairs(text).items():
+        if re.fullmatch(r"-?\d{1,18}", value):
+            found[key] = int(value)
+        elif re.fullmatch(r"-?\d{1,18}(\.\d{1,18})?(e[+-]?\d{1,2})?", value):
+            found[key] = float(value)
+    return found
+
+
+def parse_log(text: str) -> LogFacts:
+    """Raises LogError when the log is not that of a finished run."""
+    settings: dict[str, str] = {}
+    about: dict[str, str] = {}
+    by_label: dict[str, dict[str, float]] = {}
+    hashes: dict[str, str] = {}
+    spans: dict[str, float] = {}
+    auxiliary: dict[str, float] = {}
+    steps: list[Step] = []
+    said_total, finals = None, 0
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.rstrip("\r")
+        if FREE_TEXT.match(line):
+            continue
+        if m := re.fullmatch(r"setting (\w+)=(.*) from:.*", line):
+            settings[m[1]] = m[2]
+        elif m := re.fullmatch(r"total_submission_size_quant_(\w+): (\d+) bytes", line):
+            said_total = m[1], int(m[2])
+        elif line.startswith("step:"):
+            row = numbers(line)
+            if {"step", "train_s", "tokens_per_s"} <= row.keys():
+                steps.append(Step(number, int(row["step"]), row["train_s"], row["tokens_per_s"]))
+        elif line.startswith("peak_memory_bytes:"):
+            spans = {key.removesuffix("_s"): value for key, value in numbers(line).items() if key.endswith("_s")}
+        elif line.startswith("auxiliary "):
+            row = pairs(line.removeprefix("auxiliary "))
+            if re.fullmatch(r"\d+\.\d+", row.get("val_bpb", "")):
+                auxiliary[row.get("name", "")] = float(row["val_bpb"])
+        elif m := re.match(r"(data|size|trained|scored|export|resumed|" + FINAL + r") (?=\w+:)", line):
+            rest = line[m.end() :]
+            by_label.setdefault(m[1], {}).update(numbers(rest))
+            finals += m[1] == FINAL
+            if m[1] == "data":
+                hashes |= {k: v for k, v in pairs(rest).items() if re.fullmatch(r"[0-9a-f]{64}", v)}
+        elif (m := PAIR.fullmatch(line)) and not line.startswith(("epoch:", "begins_at_step:")):
+            about[m[1]] = m[2].strip()
+    wanted = {
+        **{f"setting {key}=<number>": NUMBER.fullmatch(settings.get(key, "")) for key in NUMERIC_SETTINGS},
+        "data val_targets": {"val_targets", "val_bytes"} <= by_label.get("data", {}).keys(),
+        "data val_tokens_sha256": {"val_tokens_sha256", "tokenizer_sha256"} <= hashes.keys(),
+        **{name: about.get(name) for name in ABOUT},
+        **{f"{name}:<number>": about.get(name, "").isdecimal() for name in ("seed", "devices")},
+        "trained": {"steps", "tokens", "train_s"} <= by_label.get("trained", {}).keys(),
+        "size": {"code_bytes", "model_bytes", "total_bytes", "cap_bytes"} <= by_label.get("size", {}).keys(),
+        "total_submission_size_quant_<codec>": said_total is not None,
+        "scored": {"val_loss", "val_bpb", "scored_tokens", "scored_bytes", "scoring_s"} <= by_label.get("scored", {}).keys(),
+        "peak_memory_bytes … train_s export_s": set(COUNTED_SPANS) <= spans.keys(),
+        FINAL: {"val_loss", "val_bpb"} <= by_label.get(FINAL, {}).keys(),
+    }
+    for name, there in wanted.items():
+        if not there:
+            raise LogError(name)
+    labels = (by_label.get(name, {}) for name in ("data", "size", "trained", "scored", "export", FINAL))
+    data, size, trained, scored, gap, final = labels
+    return LogFacts(settings, about, data, hashes, size, said_total, trained, scored, gap, spans, final, finals, steps, auxiliary)
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class RunError(Exception):
+    """A run folder that no record can be made of."""
+
+
+@dataclasses.dataclass
+class RunFolder:
+    path: Path
+    log_text: str
+    facts: LogFacts
+    source: bytes
+    artifact: bytes
+
+
+def read_run(path: Path) -> RunFolder:
+    """A finished run. Raises RunError."""
+    if not path.is_dir():
+        raise RunError(f"{path} is no folder; `ls runs` shows the runs")
+    for name in ("train.log", "train_gpt.py", "artifact.bin", "result.json"):
+        if not (path / name).is_file():
+            raise RunError(f"{path} has no {name}: the run is not finished; go on with it: python3 train_gpt.py --resume {path}")
+    try:
+        text = read_text(path / "train.log")
+        facts = parse_log(text)
+        result = read_json(path / "result.json")
+    except (TextError, LogError) as e:
+        raise RunError(f"{path}: {e}; the log of a finished run is needed") from None
+    same = {key: (facts.final[key], result.get(key)) for key in ("val_loss", "val_bpb")} | {
+        key: (facts.size[key], result.get(key)) for key in ("code_bytes", "model_bytes", "total_bytes")
+    }
+    for key, (said, kept) in same.items():
+        if not isinstance(kept, (int, float)) or abs(said - kept) > 1e-8:
+            raise RunError(f"{path}: {key} is {said} in train.log and {kept} in result.json; they are not of the same run")
+    return RunFolder(path, text, facts, (path / "train_gpt.py").read_bytes(), (path / "artifact.bin").read_bytes())

@@ -1,0 +1,165 @@
+"""What a trainer's source does, read and never run: packed sources, imports, calls that reach beyond the two counted files.
+
+A packed trainer is one Python file of this shape, and of no other (scripts/pack_code.py makes it):
+
+    #coding:latin1
+    import lzma as l;exec(compile(l.decompress("...".encode("latin1"),l.FORMAT_RAW,None,[{...}]),__file__,"exec"))
+
+The string is the raw LZMA2 stream of the readable source, one character a byte. Since nothing but the string differs from one
+packed trainer to another, it can be expanded without running it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import lzma
+import re
+import sys
+from pathlib import Path
+
+MAX_SOURCE_BYTES = 4_000_000
+FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 22, "lc": 3, "lp": 0, "pb": 0}]
+HEAD = b'#coding:latin1\nimport lzma as l;exec(compile(l.decompress("'
+TAIL = b'".encode("latin1"),l.FORMAT_RAW,None,[{"id":33,"dict_size":4194304}]),__file__,"exec"))\n'
+ESCAPES = {0: b"\\0", 10: b"\\n", 13: b"\\r", 34: b'\\"', 92: b"\\\\"}
+
+
+class SourceError(Exception):
+    """A source that cannot be read without running it."""
+
+
+def pack(source: bytes) -> bytes:
+    """The self-extracting form of a source. Raises SourceError when the source is no Python."""
+    try:
+        compile(source, "source", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as e:
+        raise SourceError(f"the source does not compile: {e}") from None
+    stream = lzma.compress(source, lzma.FORMAT_RAW, filters=FILTERS)
+    escaped = b"".join(ESCAPES.get(byte, bytes([byte])) for byte in stream)
+    escaped = re.sub(rb"\\0(?=[0-7])", rb"\\x00", escaped)  # \01 would be another character
+    return HEAD + escaped + TAIL
+
+
+def is_packed(data: bytes) -> bool:
+    return data.startswith(HEAD) and data.endswith(TAIL)
+
+
+def expand(data: bytes) -> bytes:
+    """The source inside a packed trainer, without running it. Raises SourceError."""
+    if not is_packed(data):
+        raise SourceError("it is not of the packed form that scripts/pack_code.py writes")
+    literal = data[len(HEAD) - 1 : len(data) - len(TAIL) + 1].decode("latin1")
+    try:
+        tree = ast.parse(literal, mode="eval")
+        text = ast.literal_eval(tree) if isinstance(tree.body, ast.Constant) else None
+        stream = text.encode("latin1")
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 22}])
+        source = decoder.decompress(stream, MAX_SOURCE_BYTES + 1)
+    except (SyntaxError, ValueError, AttributeError, lzma.LZMAError, MemoryError, RecursionError) as e:
+        raise SourceError(f"its payload is damaged: {type(e).__name__}") from None
+    if len(source) > MAX_SOURCE_BYTES:
+        raise SourceError(f"it expands to more than {MAX_SOURCE_BYTES} bytes")
+    if not decoder.eof or decoder.unused_data:
+        raise SourceError("its payload is cut, or something follows it")
+    return source
+
+
+REACHES_OUT = set(
+    "socket ssl socketserver http urllib ftplib smtplib poplib imaplib telnetlib xmlrpc webbrowser asyncio requests httpx aiohttp "
+    "urllib3 websocket websockets paramiko grpc boto3 wandb datasets transformers huggingface_hub".split()
+)
+RUNS_MORE = set("subprocess multiprocessing pty runpy code codeop ctypes cffi _posixsubprocess".split())
+PICKLES = set("pickle _pickle cPickle dill cloudpickle joblib marshal shelve".split())
+CALLS = {
+    "eval": "runs generated code", "exec": "runs generated code", "__import__": "imports by a computed name",
+    "importlib.import_module": "imports by a computed name", "importlib.util.spec_from_file_location": "runs a second script",
+    "os.system": "runs a program", "os.popen": "runs a program", "os.fork": "starts a process",
+    "torch.load": "unpickles", "torch.hub.load": "downloads code", "torch.hub.load_state_dict_from_url": "downloads",
+    "torch.hub.download_url_to_file": "downloads", "torch.utils.cpp_extension.load": "builds a second program",
+    "torch.utils.cpp_extension.load_inline": "builds a second program",
+}  # fmt: skip
+
+
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` for an attribute chain on a name, else ''."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
+@functools.cache
+def required_packages(root: Path) -> frozenset[str]:
+    """Modules that the requirements files of the project allow a trainer to import."""
+    names = set()
+    for path in root.glob("requirements-*.txt"):
+        if path.name != "requirements-test.txt":
+            names |= set(re.findall(r"^([A-Za-z0-9_-]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    return frozenset(name.replace("-", "_").lower() for name in names)
+
+
+@functools.lru_cache(8)
+def parse(data: bytes) -> ast.Module:
+    """Raises SourceError. The source is compiled too, which finds what parsing does not, and never executed."""
+    if len(data) > MAX_SOURCE_BYTES:
+        raise SourceError(f"larger than {MAX_SOURCE_BYTES} bytes")
+    try:
+        tree = ast.parse(data)
+        compile(tree, "train_gpt.py", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        raise SourceError(f"line {getattr(e, 'lineno', '?')}: {getattr(e, 'msg', e)}") from None
+    return tree
+
+
+@functools.lru_cache(8)
+def reaches(tree: ast.Module, packages: frozenset[str]) -> list[tuple[int, str]]:
+    """(line, what it does) for imports and calls that a trainer's evaluation must not need: network, programs, pickles."""
+    found = []
+    allowed = packages | set(sys.stdlib_module_names)
+    aliases: dict[str, str] = {}
+    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom, ast.Call))]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            modules = [(alias.name, alias.asname or alias.name.partition(".")[0]) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [(node.module or ".", "")] if not node.level else [("." + (node.module or ""), "")]
+            aliases |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+        else:
+            continue
+        for name, bound in modules:
+            top = name.partition(".")[0]
+            if bound:
+                aliases[bound] = name if bound != top else top
+            if not top:
+                found.append((node.lineno, f"imports {name}, a second file"))
+            elif top in REACHES_OUT:
+                found.append((node.lineno, f"imports {name}: network"))
+            elif top in RUNS_MORE:
+                found.append((node.lineno, f"imports {name}: runs other programs or native code"))
+            elif top in PICKLES:
+                found.append((node.lineno, f"imports {name}: unpickling runs code"))
+            elif top not in allowed:
+                found.append((node.lineno, f"imports {name}, which no requirements file names"))
+    for node in nodes:
+        if not isinstance(node, ast.Call) or not (name := dotted(node.func)):
+            continue
+        first, dot, rest = name.partition(".")
+        name = aliases.get(first, first) + dot + rest
+        if name.startswith("builtins."):
+            name = name.removeprefix("builtins.")
+        if name in CALLS:
+            found.append((node.lineno, f"{name} {CALLS[name]}"))
+        elif re.match(r"os\.(exec|spawn|posix_spawn)", name):
+            found.append((node.lineno, f"{name} runs a program"))
+        elif name in ("numpy.load", "np.load"):
+            pickled = [k.value for k in node.keywords if k.arg == "allow_pickle"]
+            if any(not (isinstance(v, ast.Constant) and v.value is False) for v in pickled):
+                found.append((node.lineno, "numpy.load with allow_pickle unpickles"))
+    return sorted(set(found))
+
+
+def sections(text: str) -> dict[str, str]:
+    """The text between `# shared: begin NAME` and `# shared: end NAME`, by name."""
+    return {m[1]: m[2] for m in re.finditer(r"^# shared: begin (\w+)\n(.*?)^# shared: end \1$", text, re.MULTILINE | re.DOTALL)}

@@ -1,0 +1,63 @@
+"""The statistics that records and the leaderboard use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+RECORD_MARGIN_NATS = 0.005
+RECORD_P = 0.01
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def sd(values: Sequence[float]) -> float | None:
+    """Sample standard deviation; None for a single value."""
+    if len(values) < 2:
+        return None
+    m = mean(values)
+    return math.sqrt(math.fsum((v - m) ** 2 for v in values) / (len(values) - 1))
+
+
+def incomplete_beta(a: float, b: float, x: float) -> float:
+    """Regularized I_x(a, b), by Lentz's continued fraction (Numerical Recipes, 6.4)."""
+    if x <= 0.0 or x >= 1.0:
+        return float(x >= 1.0)
+    if x > (a + 1.0) / (a + b + 2.0):
+        return 1.0 - incomplete_beta(b, a, 1.0 - x)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
+    tiny, c, d, fraction = 1e-300, 1.0, 0.0, 1.0
+    for i in range(400):
+        m = i // 2
+        if i == 0:
+            term = 1.0
+        elif i % 2:
+            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        else:
+            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        d = 1.0 / (1.0 + term * d or tiny)
+        c = 1.0 + term / c or tiny
+        fraction *= c * d
+        if abs(c * d - 1.0) < 1e-15 and i > 2:
+            break
+    return front * (fraction - 1.0)
+
+
+def student_tail(t: float, df: float) -> float:
+    """P(T > t) of Student's t with df degrees of freedom."""
+    half = 0.5 * incomplete_beta(df / 2.0, 0.5, df / (df + t * t))
+    return half if t > 0 else 1.0 - half
+
+
+def welch_p(lower: Sequence[float], higher: Sequence[float], margin: float = 0.0) -> float | None:
+    """One-sided p that mean(lower) < mean(higher) - margin, by Welch's t-test; None with fewer than two values on a side."""
+    if len(lower) < 2 or len(higher) < 2:
+        return None
+    va, vb = sd(lower) ** 2 / len(lower), sd(higher) ** 2 / len(higher)
+    gain = mean(higher) - mean(lower) - margin
+    if va + vb == 0.0:
+        return 0.0 if gain > 0 else 1.0
+    df = (va + vb) ** 2 / (va**2 / (len(lower) - 1) + vb**2 / (len(higher) - 1))
+    return student_tail(gain / math.sqrt(va + vb), df)

@@ -1,0 +1,75 @@
+"""Text that a stranger wrote: bounded reading, printing without side effects, words that address the reader."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+MAX_TEXT_BYTES = 8_000_000
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")  # also bidirectional overrides
+
+# Sentences that try to steer whoever, or whatever, reads a file. Whatever they say, nothing here acts on text.
+STEERING = re.compile(
+    r"(ignore|disregard|forget)\b.{0,30}\b(previous|prior|above|earlier|all)\b.{0,30}\b(instruction|rule|check|prompt)"
+    r"|<\|(im_start|im_end|system|endoftext)\|>|\[/?INST\]|^\s*(system|assistant|reviewer|judge)\s*(prompt|message|note)?\s*:"
+    r"|\b(as an?|you are an?) (ai|language model|assistant|reviewer|judge)\b"
+    r"|\b(mark|treat|report|accept|approve)\b.{0,40}\b(this|the) (submission|record|folder|run|result)\b"
+    r".{0,40}\b(verified|valid|clean|passed|approved)\b"
+    r"|\bcurl\s+\S+\s*\|\s*(ba)?sh\b|\brm\s+-rf\s+[~/]",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+class TextError(Exception):
+    """A file that is not the readable text it should be."""
+
+
+def safe(text: object, limit: int = 300) -> str:
+    """One printable line, whatever the text holds: control characters escaped, long text cut."""
+    line = CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), str(text).replace("\n", "\\n").replace("\t", "\\t"))
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in line)
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def read_text(path: Path) -> str:
+    """The file as UTF-8. Raises TextError when it is too large, no text, or cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_TEXT_BYTES + 1)
+        if len(data) > MAX_TEXT_BYTES:
+            raise TextError(f"larger than {MAX_TEXT_BYTES} bytes")
+        return data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise TextError(f"not UTF-8 (byte {e.start})") from None
+    except OSError as e:
+        raise TextError(e.strerror or str(e)) from None
+
+
+def read_json(path: Path) -> object:
+    """The file as JSON, with repeated keys and nan refused. Raises TextError."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise TextError("a key stands twice in one object")
+        return found
+
+    def refuse(word: str) -> None:
+        raise TextError(f"{word} is not JSON")
+
+    try:
+        return json.loads(read_text(path), object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as e:
+        raise TextError(f"not JSON: {safe(e, 120)}") from None
+
+
+def suspicious_lines(text: str) -> list[tuple[int, str]]:
+    """(line number, what is wrong with it) for lines that hold control characters or steer the reader."""
+    found = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if CONTROL.search(line.rstrip("\r")):
+            found.append((number, "control characters"))
+        elif STEERING.search(line):
+            found.append((number, "words addressed to whoever reads it"))
+    return found

@@ -1,0 +1,42 @@
+"""Pack a trainer into a self-extracting file of less than a third of its bytes, for records where code bytes count.
+
+    python3 scripts/pack_code.py train_gpt.py packed/train_gpt.py
+    python3 packed/train_gpt.py --config configs/local_4090_baseline.env
+    python3 scripts/pack_code.py --expand packed/train_gpt.py readable.py
+
+Train with the packed file: the run folder then holds it, and make_record.sh puts the readable source beside it. --expand gives the
+source back without running anything. Exit status: 0 done, 2 bad input. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from golf import source
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--expand", action="store_true", help="from packed to readable")
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    args = parser.parse_args(argv)
+    try:
+        data = args.source.read_bytes()
+        made = source.expand(data) if args.expand else source.pack(data)
+        if not args.expand and source.expand(made) != data:
+            raise source.SourceError("the packed file does not expand to its source")
+        args.target.parent.mkdir(parents=True, exist_ok=True)
+        with open(args.target, "xb") as file:
+            file.write(made)
+    except (OSError, source.SourceError) as e:
+        print(f"error: {args.source}: {e}", file=sys.stderr)
+        return 2
+    print(f"{args.target}: {len(data)} bytes to {len(made)} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
