@@ -153,8 +153,8 @@ def test_only_prose_is_kept_and_markup_is_gone():
     text = """Return the :class:`~numpy.ndarray` with ``x`` and `y` in **sorted** order
     over two lines.
 
-    >>> f(1)
-    2
+    >>> print("the sorted array in order to see what comes out of it")
+    the sorted array in order
 
     Parameters
     ----------
@@ -187,3 +187,7 @@ def test_train_drops_the_paragraphs_that_touch_validation_text():
     seam = embedded.HashSet(embedded.text_windows("x y z stretch that begins in one paragraph and goes on in the next one a b c"))
     pair = ["It has a stretch that begins in one", "paragraph and goes on in the next one", "Something else that stays here"]
     assert embedded.without_shared(pair, seam) == [pair[2]]
+    # dropping a paragraph can bring two others together into a stretch that was not there before
+    ends = ["Alpha beta gamma delta epsilon zeta", "eta theta iota kappa lambda my nu"]
+    both = embedded.HashSet(embedded.text_windows(f"{' '.join(ends)}. {shared}"))
+    assert embedded.without_shared([ends[0], shared, ends[1]], both) == []

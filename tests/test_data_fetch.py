@@ -201,6 +201,7 @@ def test_interrupt_leaves_nothing_under_its_name(place):
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     assert "interrupted" in errors
+    assert not place.local(place.remote + "fineweb_train_000000.bin").exists()  # it did not wait for the rest
     place.assert_no_wrong_file()
     ok(place.run())
     place.assert_complete()
