@@ -1263,13 +1263,13 @@ class Run:
         try:
             with clock.span("train", r.synchronize), log.progress("train", total, unit) as bar:
                 while True:
-                    seconds, stop = r.agree_max(clock.training(), interrupt.signal)
+                    seconds = clock.training()
+                    soon = seconds + (seconds - first_s) / max(1, step - first_step)  # when the step to come will be done
+                    progress, stop = r.agree_max(progress_of(s, step, soon, meta["reserve_s"]), interrupt.signal)
                     if stop:
                         save()
                         interrupt.signal = int(stop)
                         raise Interrupted
-                    per_step = (seconds - first_s) / max(1, step - first_step)
-                    progress = progress_of(s, step, seconds + per_step, meta["reserve_s"])
                     if progress >= 1.0:
                         break
                     if s.CHECKPOINT_EVERY_SECONDS and seconds - saved_s >= s.CHECKPOINT_EVERY_SECONDS:
