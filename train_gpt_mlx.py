@@ -18,6 +18,8 @@ belong to the open-hardware lane. On Linux, MLX runs on the CPU, slowly: that is
 Exit status: 0 done, 2 bad input, 3 artifact over the cap, 4 training diverged, 130/143 interrupted (resumable).
 `--help` lists every setting. Sections between `# shared: begin` and `# shared: end` stand word for word in train_gpt.py.
 """
+# What both twins import stands in the shared text, whether or not this one needs it.
+# ruff: noqa: F401
 # shared: begin imports
 from __future__ import annotations
 
@@ -308,7 +310,8 @@ def resolve_device(s: Settings) -> Runtime:
     notes: list[str] = []
     gpu, use_compile, dtype = mx.is_available(mx.gpu), s.COMPILE == "on", mx.float32
     if s.DEVICE == "gpu" and not gpu:
-        raise UserError("DEVICE=gpu, but MLX finds no GPU. It has one on a Mac with Apple silicon; elsewhere type DEVICE=cpu, to test")
+        type_this = "bash scripts/run_mlx_baseline.sh configs/local_apple_smoke.env VAL_TOKENS=4096"
+        raise UserError(f"DEVICE=gpu, but MLX finds no GPU; a Mac with Apple silicon has one. To test on this machine type\n  {type_this}")
     if gpu and s.DEVICE != "cpu":
         use_compile, dtype = s.COMPILE != "off", mx.float32 if s.PRECISION == "fp32" else mx.bfloat16
     else:
