@@ -257,13 +257,13 @@ def model_block():
     return decode_artifact(artifact())[0]
 
 
-def refused(data, words=None):
-    """ArtifactError, in twice the memory that an artifact may take when decompressed."""
+def refused(data, words=None, memory=2.1 * (1 << 28)):
+    """ArtifactError, in twice the memory that an artifact may take when decompressed, or in less."""
     tracemalloc.start()
     try:
         with pytest.raises(ArtifactError, match=words):
             decode_artifact(data)
-        assert tracemalloc.get_traced_memory()[1] < 2.1 * (1 << 28)
+        assert tracemalloc.get_traced_memory()[1] < memory
     finally:
         tracemalloc.stop()
 
@@ -311,7 +311,7 @@ def test_zstd_frames_of_the_wrong_kind(model_block):
 def test_header_bombs_are_bounded(model_block):
     many = {"model": model_block, "tensors": [[str(i), [1], 16] for i in range(20_000)]}
     refused(forged(many, bytes(40_000)), "header")
-    refused(forged(None, header_bytes=zlib.compress(b'"' + b"a" * (1 << 26) + b'"', 1)), "header")
+    refused(forged(None, header_bytes=zlib.compress(b'"' + b"a" * (1 << 26) + b'"', 1)), "header", memory=20e6)
     refused(struct.pack(PREFIX, b"PGLA", 1, 0, 0, 1 << 21, 0, 0, 0) + bytes(1 << 21), "announces")
 
 
