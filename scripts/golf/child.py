@@ -1,0 +1,242 @@
+"""The side of the referee that runs a submission. docs/referee.md specifies what it says and hears.
+
+Started by scripts/referee.py as `python -I -B child.py SPEC`, with requests on standard input and replies on standard output. It goes
+into its jail, moves the two pipes out of reach of print(), loads the submission's train_gpt.py and answers. It is told tokens, and
+targets only after they were scored. Nothing here is trusted by the parent: this file only makes honest submissions easy to serve
+and common offences easy to name. What holds a hostile one back is the jail and the parent's limits.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import struct
+import sys
+from pathlib import Path
+
+FRAME = struct.Struct("<IQ")  # bytes of JSON, bytes of payload
+MAX_JSON = 1 << 16
+
+
+def read_exactly(fd: int, size: int) -> bytearray:
+    data, view, at = bytearray(size), None, 0
+    view = memoryview(data)
+    while at < size:
+        got = os.readv(fd, [view[at:]])
+        if not got:
+            raise EOFError
+        at += got
+    return data
+
+
+def read_message(fd: int) -> tuple[dict, bytearray]:
+    sizes = FRAME.unpack(read_exactly(fd, FRAME.size))
+    return json.loads(read_exactly(fd, sizes[0])), read_exactly(fd, sizes[1])
+
+
+def write_message(fd: int, head: dict, payload: bytes | memoryview = b"") -> None:
+    text = json.dumps(head).encode()
+    for part in (FRAME.pack(len(text), len(payload)) + text, payload):
+        view = memoryview(part).cast("B")
+        while view:
+            view = view[os.write(fd, view) :]
+
+
+class Offences:
+    """Names what Python code of the submission does that no scoring needs, through Python's audit events.
+
+    Native code, and Python code that tries, can get round it; then the jail is what stops it. `armed` from the import of the
+    submission on.
+    """
+
+    NETWORK = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request")
+    PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "os.fork", "os.forkpty", "pty.spawn")
+    WALKS = (
+        "gc.get_objects",
+        "gc.get_referrers",
+        "gc.get_referents",
+        "sys._getframe",
+        "sys._current_frames",
+        "sys.settrace",
+        "sys.setprofile",
+    )
+    MEMORY = re.compile(r"/proc/(\d+|self|thread-self)/(mem|maps|smaps|pagemap|environ|fd|fdinfo|task|cwd|root|auxv|syscall|stack)\b")
+    DATA = re.compile(r"_(val|train)_\d*[^/]*\.bin$|fineweb", re.IGNORECASE)
+
+    def __init__(self, reply: int, source: str, writable: list[str]):
+        self.reply, self.source, self.armed = reply, source, False
+        self.writable = tuple(writable)
+        self.getframe, self.exit, self.write = sys._getframe, os._exit, write_message
+        self.compiles = False  # torch.compile starts compilers
+
+    def offend(self, rule: str, what: str) -> None:
+        self.armed = False
+        self.write(self.reply, {"offence": what, "rule": rule})
+        self.exit(9)
+
+    def from_submission(self, depth: int) -> bool:
+        """Whether the code that caused the event is the submission's own file, not a library it uses."""
+        self.armed = False
+        try:
+            return self.getframe(depth).f_code.co_filename == self.source
+        except ValueError:
+            return False
+        finally:
+            self.armed = True
+
+    def __call__(self, event: str, args: tuple) -> None:
+        if not self.armed:
+            return
+        if event == "open":
+            path, flags = args[0], args[2] if len(args) > 2 and isinstance(args[2], int) else 0
+            path = os.fsdecode(path) if isinstance(path, (str, bytes)) else ""
+            if not path:
+                return
+            whole = os.path.normpath(os.path.join("/scratch", path))
+            if self.MEMORY.match(whole) and self.from_submission(3):
+                self.offend("S5", f"opens {whole}, a process's memory")
+            if self.DATA.search(whole) and not whole.startswith("/submission"):
+                self.offend("B2", f"opens {whole}, which is data")
+            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not whole.startswith(self.writable) and self.from_submission(3):
+                self.offend("B2", f"writes to {whole}, outside its scratch folder")
+        elif event in self.NETWORK:
+            self.offend("B2", f"uses the network ({event})")
+        elif event in self.PROGRAMS:
+            if event == "os.fork" or not self.compiles:
+                self.offend("B2", f"starts processes ({event})")
+        elif event in self.WALKS and self.from_submission(3):
+            self.offend("S5", f"walks the interpreter's memory ({event})")
+        elif event == "pickle.find_class" and self.from_submission(3):
+            self.offend("B2", "unpickles")
+
+
+def watched() -> dict[str, object]:
+    """Functions that no submission has a reason to replace."""
+    import builtins
+    import gc
+    import time
+
+    table = {f"time.{n}": getattr(time, n) for n in ("time", "perf_counter", "monotonic", "process_time", "time_ns", "perf_counter_ns")}
+    table |= {f"gc.{n}": getattr(gc, n) for n in ("get_objects", "get_referrers", "collect")}
+    table |= {f"builtins.{n}": getattr(builtins, n) for n in ("open", "len", "sum", "abs", "max", "min", "isinstance", "print")}
+    return table | {f"os.{n}": getattr(os, n) for n in ("read", "readv", "write", "_exit", "fork")}
+
+
+class Plain:
+    """Serves a submission by the trainer's own functions: decode_artifact, GPT, and the model's logits."""
+
+    def __init__(self, module: object, artifact: bytes, spec: dict):
+        import numpy as np
+        import torch
+
+        self.np, self.torch = np, torch
+        items = [f"DEVICE={spec['device']}"] if spec["device"] else []
+        s = module.load_settings((["--config", "settings.env"] if Path("settings.env").exists() else []) + items, {})
+        header, weights = module.decode_artifact(artifact)
+        for name, value in header.items():
+            s.set(name, str(value), "artifact")
+        module.check_settings(s)
+        self.runtime = module.resolve_device(s)
+        self.runtime.start()
+        self.model = module.GPT(s, self.runtime)
+        self.model.load_weights(weights)
+        self.seq_len, self.stride, self.vocab_size = s.EVAL_SEQ_LEN, s.EVAL_STRIDE, s.VOCAB_SIZE
+        self.windows = max(1, s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN)
+        self.about = {"device": self.runtime.about()["device"], "precision": self.runtime.about()["precision"]}
+        self.answer = self.compute if hasattr(self.model, "logits") else self.compute_from_hidden
+        self.compiled = torch.compile(self.model.logits, dynamic=False) if self.runtime.compile and hasattr(self.model, "logits") else None
+        self.module, self.softcap = module, s.LOGIT_SOFTCAP
+
+    def compute(self, tokens: object, last: int) -> object:
+        usual = self.compiled is not None and tuple(tokens.shape) == (self.windows, self.seq_len) and last == self.stride
+        return (self.compiled if usual else self.model.logits)(tokens, last)
+
+    def compute_from_hidden(self, tokens: object, last: int) -> object:
+        """For trainers whose model offers hidden states and a tied head only."""
+        logits = self.module.linear(self.model.hidden(tokens)[:, -last:], self.model.embed).float()
+        return self.softcap * self.torch.tanh(logits / self.softcap)
+
+    def logits(self, tokens: object, last: int) -> object:
+        with self.torch.inference_mode():
+            ids = self.torch.from_numpy(tokens).to(self.runtime.device)
+            return self.answer(ids, last).float().cpu().numpy()
+
+
+def load(spec: dict) -> tuple[object, dict]:
+    """The submission's Scorer, or the plain one, and what it says of itself."""
+    folder = Path(spec["inside"])
+    artifact = (folder / spec["artifact"]).read_bytes()
+    os.chdir(folder)
+    loader = importlib.util.spec_from_file_location("train_gpt", folder / "train_gpt.py")
+    module = importlib.util.module_from_spec(loader)
+    sys.modules["train_gpt"] = module
+    loader.loader.exec_module(module)
+    scorer = module.Scorer(artifact) if hasattr(module, "Scorer") else Plain(module, artifact, spec)
+    os.chdir(spec["scratch"])
+    about = {key: int(getattr(scorer, key)) for key in ("seq_len", "stride", "vocab_size", "windows")}
+    about |= {"learns": hasattr(scorer, "learn"), "scorer": type(scorer).__name__}
+    return scorer, about | {key: str(value)[:200] for key, value in getattr(scorer, "about", {}).items()}
+
+
+def serve(requests: int, reply: int, spec: dict, active: list[str]) -> None:
+    import numpy as np
+
+    originals = watched()
+
+    def patched() -> str:
+        return ", ".join(name for name, function in watched().items() if function is not originals[name])
+
+    hook = Offences(reply, str(Path(spec["inside"]) / "train_gpt.py"), [spec["scratch"], "/dev/null", "/dev/shm"])
+    hook.compiles = spec["compiles"]
+    sys.addaudithook(hook)
+    hook.armed = True
+    scorer, about = load(spec)
+    if names := patched():
+        hook.offend("C1", f"replaces {names}")
+    write_message(reply, {"ready": about, "isolation": active})
+    while True:
+        head, payload = read_message(requests)
+        if head["do"] == "stop":
+            if names := patched():
+                hook.offend("C1", f"replaces {names}")
+            write_message(reply, {"stopped": True})
+            return
+        tokens = np.frombuffer(payload, "<i4", head["rows"] * head["length"]).astype(np.int64).reshape(head["rows"], head["length"])
+        if head["do"] == "learn":
+            targets = np.frombuffer(payload, "<i4", offset=4 * tokens.size).astype(np.int64).reshape(head["rows"], head["last"])
+            scorer.learn(tokens, targets)
+            write_message(reply, {"learned": True})
+        else:
+            values = np.ascontiguousarray(scorer.logits(tokens, head["last"]), "<f4")
+            write_message(reply, {"logits": list(values.shape)}, memoryview(values).cast("B") if values.size else b"")
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[1])
+    sys.path.insert(0, spec["package"])
+    from golf import jail
+
+    requests, reply = os.dup(0), os.dup(1)
+    try:
+        active = jail.enter(spec)
+    except OSError as e:
+        write_message(reply, {"no_isolation": str(e)})
+        os._exit(8)
+    sys.path.remove(spec["package"])
+    os.environ.update({"HOME": spec["scratch"], "TMPDIR": spec["scratch"], "XDG_CACHE_HOME": spec["scratch"]})
+    os.environ |= {"TORCHINDUCTOR_CACHE_DIR": spec["scratch"], "TRITON_CACHE_DIR": spec["scratch"]}
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)  # what the submission prints goes where the parent keeps it as untrusted text
+    try:
+        serve(requests, reply, spec, active)
+    except BaseException as e:  # everything, so that the parent learns why, MemoryError and SystemExit included
+        write_message(reply, {"failed": f"{type(e).__name__}: {e}"[:2000]})
+        os._exit(7)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""A jail for a stranger's process: Linux namespaces, a root of read-only binds, no network, no privileges, limits.
+
+Standard library only. The process calls `enter()` before it touches anything it was given; what could be switched on comes back as
+words for the report. Two ways in, by who is asking:
+
+    an ordinary user   a user namespace of its own, where it may mount; its user id stays that of the caller outside
+    root               the other namespaces directly, then the user id of nobody, so that limits on processes hold
+
+In both: new mount, process, network, IPC and host-name namespaces; a root file system in memory that holds read-only binds of what
+Python needs, and one writable folder in memory, /scratch; no capabilities, and none to be had by running programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import glob
+import os
+import signal
+import sys
+
+NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+ST_TO_MS = {1: 1, 2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}  # flags of statvfs -> flags of mount
+MNT_DETACH, PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE = 2, 1, 24, 38, 4
+NOBODY = 65534
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+SYSTEM_PATHS = ["/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system"]
+CUDA_PATHS = ["/sys", "/dev/nvidia*", "/dev/nvidia-caps", "/usr/local/cuda*", "/opt/nvidia"]
+DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
+
+libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def call(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    encoded = [None if text is None else text.encode() for text in (source, target, kind)]
+    call(libc.mount(*encoded, ctypes.c_ulong(flags), None if options is None else options.encode()), f"mount {target}")
+
+
+def submounts(target: str) -> list[str]:
+    """Mount points at and below a path, from this process's own table."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split(" ")[4].replace("\\040", " ") for line in file]
+    return sorted(p for p in points if p == target or p.startswith(target + "/"))
+
+
+def bind(source: str, root: str, at: str | None = None) -> None:
+    """Show `source` read-only under the new root, at the same path or at another one."""
+    target = root + (at or source)
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "a"):
+            pass
+    mount(source, target, None, MS_BIND | MS_REC)
+    for point in submounts(target):
+        flags = os.statvfs(point).f_flag
+        kept = sum(to for st, to in ST_TO_MS.items() if flags & st)
+        mount("none", point, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | kept)
+
+
+def build_root(root: str, readable: list[str], folder: str, scratch_bytes: int, cuda: bool) -> list[str]:
+    """Make the new root in memory and move there. Returns what could not be had."""
+    lacking = []
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=16m,mode=755")
+    for pattern in SYSTEM_PATHS + (CUDA_PATHS if cuda else []):
+        for path in glob.glob(pattern):
+            if os.path.islink(path):
+                os.makedirs(os.path.dirname(root + path), exist_ok=True)
+                os.symlink(os.readlink(path), root + path)
+            elif not os.path.exists(root + path) or os.path.isdir(path):
+                bind(path, root)
+    for path in readable:
+        if not any(path == p or path.startswith(p + "/") for p in ("/usr", "/lib", "/lib64")):
+            bind(path, root)
+    for path in DEVICES:
+        bind(path, root)
+    bind(folder, root, "/submission")
+    for path, size in (("/scratch", scratch_bytes), ("/dev/shm", scratch_bytes)):
+        os.makedirs(root + path, exist_ok=True)
+        mount("tmpfs", root + path, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=1777")
+    os.makedirs(root + "/tmp", exist_ok=True)
+    os.makedirs(root + "/proc")
+    try:
+        mount("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    except OSError:
+        lacking.append("no /proc inside (this system does not let one be mounted)")
+    os.makedirs(root + "/old")
+    call(libc.syscall(PIVOT_ROOT[os.uname().machine], (root).encode(), (root + "/old").encode()), "pivot_root")
+    os.chdir("/")
+    call(libc.umount2(b"/old", MNT_DETACH), "umount /old")
+    os.rmdir("/old")
+    mount("none", "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    return lacking
+
+
+def drop_privileges(root_outside: bool) -> None:
+    """No capabilities, none to be gained, no core dumps that show memory."""
+    for capability in range(64):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # those that do not exist give an error, which is fine
+    if root_outside:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    header, empty = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    call(libc.capset(header, empty), "capset")
+    call(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+
+
+def set_limits(limits: dict[str, int]) -> None:
+    import resource
+
+    for name, value in limits.items():
+        kind = getattr(resource, "RLIMIT_" + name, None)
+        if kind is not None:
+            hard = resource.getrlimit(kind)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(kind, (value, value))
+
+
+def unshare_all() -> bool:
+    """Enter new namespaces; whether the caller is root outside. Raises OSError."""
+    root_outside = os.geteuid() == 0
+    uid, gid = os.geteuid(), os.getegid()
+    flags = NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS | (0 if root_outside else NEWUSER)
+    call(libc.unshare(flags), "unshare")
+    if not root_outside:
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{NOBODY} {uid} 1"), ("gid_map", f"{NOBODY} {gid} 1")):
+            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+                file.write(text)
+    return root_outside
+
+
+def enter(spec: dict) -> list[str]:
+    """Put this process behind everything the system offers. Returns what is active, and `no …` for what is not.
+
+    spec: root (an empty folder to mount on), folder (shown as /submission), readable (paths), scratch_bytes, cuda, limits (names of
+    RLIMIT_* -> values), isolate. With `isolate` the caller goes on as process 1 of a new process namespace, and whatever it leaves
+    behind ends with it. Raises OSError when isolation was asked for and the system refuses it.
+    """
+    active = []
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # if memory runs out, this process goes first
+    if spec["isolate"]:
+        root_outside = unshare_all()
+        inner = os.fork()
+        if inner:
+            for fd in (0, 1):
+                os.close(fd)
+            _, status = os.waitpid(inner, 0)
+            os._exit(os.waitstatus_to_exitcode(status) & 255)
+        lacking = build_root(spec["root"], spec["readable"], spec["folder"], spec["scratch_bytes"], spec["cuda"])
+        set_limits(spec["limits"])
+        drop_privileges(root_outside)
+        libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # changing user made /proc/self unreadable; nobody else is in here to read it
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # last, since changing user takes it away
+        who = "user id of nobody" if root_outside else "user namespace"
+        active += [
+            f"namespaces: mount, process, network, IPC, host name; {who}",
+            "read-only files, only what Python needs",
+            "no capabilities",
+        ]
+        active += lacking
+    else:
+        set_limits(spec["limits"])
+        active.append("no namespaces: the process sees this machine's files and network with the rights of whoever started it")
+    active.append("limits: " + ", ".join(f"{name} {value}" for name, value in spec["limits"].items()))
+    return active

@@ -1,0 +1,673 @@
+"""Score a record again: the referee. docs/referee.md says how it works and what it does and does not protect against.
+
+    bash scripts/rescore.sh records/track_30min_2mb_local/2026-11-21_wider [--data DIR] [--tokenizer FILE] [--json OUT]
+
+The submission's train_gpt.py runs in a child process, in a jail, and answers logits. This process owns the validation tokens, the
+targets, the softmax, the bytes, the windows and the clock. Some answers are asked for again with tokens changed that come later;
+one that moves is a violation, named with its position. Ends with `verified val_bpb` and the difference from the claim.
+
+Exit status: 0 verified, 1 refused or not as claimed, 2 usage or no data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import queue
+import random
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from golf.child import FRAME, MAX_JSON
+from golf.records import ROOT
+from golf.rules import check_folder
+from golf.runs import sha256_of
+from golf.texts import TextError, read_json, safe
+
+SAME_MACHINE_BPB, OTHER_MACHINE_BPB = 1e-5, 1e-3  # how far a verified score may be from the claim
+PROBE_NATS = 2e-3  # how far an answer to the very same question may move when later tokens change
+NOISE_NATS, NOISE_MEAN_NATS = 0.5, 0.02  # the same between batches of other shapes: at one position, and in the mean
+PROBE_WINDOWS = 4
+DEFAULT_LIMITS = {
+    "start_s": 300.0,
+    "reply_s": 300.0,
+    "total_s": 8 * 3600.0,
+    "memory_bytes": 12 << 30,
+    "processes": 256,
+    "scratch_bytes": 512 << 20,
+}
+
+
+class Refusal(Exception):
+    """The submission broke a rule or a limit. `rule` is an id of docs/track_spec.md, or `limit`."""
+
+    def __init__(self, rule: str, what: str):
+        super().__init__(f"{rule}: {what}")
+        self.rule, self.what = rule, what
+
+
+class NoReferee(Exception):
+    """The referee cannot work here: no isolation, no data. Nothing is said about the submission."""
+
+
+def python_paths() -> list[str]:
+    """The folders that this Python and its packages need, outermost ones only."""
+    named = [sys.prefix, sys.base_prefix, sys.exec_prefix, *[p for p in sys.path if p.endswith("-packages")]]
+    real = sorted({p for path in named for p in (os.path.abspath(path), os.path.realpath(path)) if os.path.isdir(p)})
+    return [p for p in real if p != "/" and not any(p.startswith(q + "/") for q in real)]
+
+
+class Child:
+    """A submission running in its jail, and the talk with it. Use as a context manager."""
+
+    def __init__(self, folder: Path, artifact: str, limits: dict, isolate: bool = True, device: str = "", quick: bool = False):
+        self.limits, self.offence, self.errors, self.isolation = limits, None, b"", []
+        self.work = tempfile.mkdtemp(prefix="referee_")
+        copy, root = Path(self.work) / "submission", Path(self.work) / "root"
+        copy.mkdir()
+        root.mkdir()
+        for name in {"train_gpt.py", "settings.env", artifact}:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, copy / name)
+                os.chmod(copy / name, 0o444)
+        os.chmod(self.work, 0o755)
+        scratch = Path(self.work) / "scratch"
+        scratch.mkdir()
+        self.cuda = device != "cpu" and os.path.exists("/dev/nvidiactl")
+        cap = {
+            "NPROC": limits["processes"],
+            "FSIZE": limits["scratch_bytes"],
+            "CORE": 0,
+            "NOFILE": 1024,
+            "CPU": int(limits["total_s"] * 2 * (os.cpu_count() or 1)) + 1,
+        }
+        if not self.cuda:
+            cap["AS"] = limits["memory_bytes"] + (4 << 30)  # addresses, of which libraries reserve some they never use
+        spec = {
+            "root": str(root), "folder": str(copy), "inside": "/submission" if isolate else str(copy), "artifact": artifact,
+            "scratch": "/scratch" if isolate else str(scratch), "scratch_bytes": limits["scratch_bytes"], "readable": python_paths(),
+            "package": str(ROOT / "scripts"), "limits": cap, "isolate": isolate, "cuda": self.cuda, "device": device, "compiles": self.cuda,
+        }  # fmt: skip
+        command = [sys.executable, "-I", "-B", str(ROOT / "scripts" / "golf" / "child.py"), json.dumps(spec)]
+        kept = {
+            k: v
+            for k, v in os.environ.items()
+            if k in ("PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+        }
+        pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+        self.process = subprocess.Popen(command, **pipes, bufsize=0, cwd="/", env=kept, start_new_session=True)
+        self.began = time.monotonic()
+        os.set_blocking(self.process.stdout.fileno(), False)
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(ImportError, OSError, AttributeError):
+                import fcntl
+
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.process.stdout, selectors.EVENT_READ)
+        self.outbox: queue.SimpleQueue = queue.SimpleQueue()
+        self.ended = threading.Event()
+        self.threads = [threading.Thread(target=target, daemon=True) for target in (self._write, self._watch, self._listen)]
+        for thread in self.threads:
+            thread.start()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+
+    # What runs beside: sending, keeping what it prints, watching memory and processes.
+    def _write(self) -> None:
+        while (message := self.outbox.get()) is not None:
+            with contextlib.suppress(OSError):
+                for part in message:
+                    view = memoryview(part).cast("B")
+                    while view:
+                        view = view[self.process.stdin.write(view) :]
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while piece := self.process.stderr.read(1 << 16):
+                self.errors = (self.errors + piece)[-(1 << 14) :]
+
+    def _watch(self) -> None:
+        while not self.ended.wait(0.1):
+            processes, memory = family(self.process.pid)
+            if memory > self.limits["memory_bytes"]:
+                self.offence = Refusal("limit", f"{memory >> 20} MiB of memory; allowed {self.limits['memory_bytes'] >> 20} MiB")
+            elif len(processes) > self.limits["processes"]:
+                self.offence = Refusal("limit", f"{len(processes)} processes; allowed {self.limits['processes']}")
+            else:
+                continue
+            self.kill()
+            return
+
+    def kill(self) -> None:
+        """End the process and all that came of it. In a process namespace the kernel does it; elsewhere one by one."""
+        for pid in family(self.process.pid)[0]:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        self.ended.set()
+        self.kill()
+        self.process.wait()
+        self.outbox.put(None)
+        for thread in self.threads:
+            thread.join(10)
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    # The talk.
+    def send(self, head: dict, *arrays: np.ndarray) -> None:
+        text = json.dumps(head).encode()
+        parts = [np.ascontiguousarray(a, "<i4") for a in arrays]
+        self.outbox.put([FRAME.pack(len(text), sum(p.nbytes for p in parts)) + text, *[p for p in parts if p.size]])
+
+    def _read(self, target: memoryview, deadline: float, what: str) -> None:
+        while target:
+            try:
+                got = os.readv(self.process.stdout.fileno(), [target])
+            except BlockingIOError:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise Refusal("limit", f"no {what} within {self.limits['reply_s']:g} s") from None
+                self.selector.select(min(left, 0.5))
+                if self.offence:
+                    raise self.offence from None
+                continue
+            if not got:
+                raise self.death()
+            target = target[got:]
+
+    def death(self) -> Refusal:
+        """Why the child is gone, as far as can be seen from here."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        self.threads[2].join(2)
+        last = safe(self.errors.decode("utf-8", "replace").strip().split("\n")[-1], 200)
+        return self.offence or Refusal(
+            "limit", f"the process ended with status {self.process.poll()}; its last words, not to be trusted: {last}"
+        )
+
+    def receive(self, shape: tuple[int, ...] | None, limit_s: float, what: str) -> tuple[dict, np.ndarray | None]:
+        """The next reply; `shape`: of the logits it must hold. Raises Refusal."""
+        deadline = time.monotonic() + limit_s
+        if time.monotonic() - self.began > self.limits["total_s"]:
+            raise Refusal("limit", f"more than {self.limits['total_s']:g} s in all")
+        frame = bytearray(FRAME.size)
+        self._read(memoryview(frame), deadline, what)
+        text_size, size = FRAME.unpack(frame)
+        if text_size > MAX_JSON:
+            raise Refusal("S3", f"a reply with a head of {text_size} bytes")
+        text = bytearray(text_size)
+        self._read(memoryview(text), deadline, what)
+        try:
+            head = json.loads(text)
+            assert isinstance(head, dict)
+        except (ValueError, AssertionError, RecursionError):
+            raise Refusal("S3", "a reply that is not of the protocol") from None
+        if "offence" in head:
+            raise Refusal(str(head.get("rule", "B2"))[:8], safe(head["offence"]))
+        if "failed" in head:
+            kind = safe(head["failed"])
+            raise Refusal("limit" if kind.startswith("MemoryError") or "memory" in kind.lower() else "S1", f"its code failed: {kind}")
+        if shape is None:
+            if size:
+                raise Refusal("S3", f"{size} bytes where none were asked for")
+            return head, None
+        if head.get("logits") != list(shape) or size != 4 * int(np.prod(shape)):
+            raise Refusal("S3", f"logits of shape {safe(head.get('logits'), 60)}; asked for {list(shape)}")
+        values = np.empty(shape, "<f4")
+        self._read(memoryview(values).cast("B"), deadline, what)
+        return head, values
+
+    def start(self) -> dict:
+        """Wait until the submission is loaded; what it says of itself, with its numbers checked. Raises Refusal, NoReferee."""
+        head, _ = self.receive(None, self.limits["start_s"], "sign of being ready")
+        if "no_isolation" in head:
+            raise NoReferee(f"this system refuses the namespaces that isolate a submission ({safe(head['no_isolation'])})")
+        about = head.get("ready")
+        self.isolation = [safe(line) for line in head.get("isolation", [])][:8]
+        wanted = {"seq_len": 65_536, "stride": 65_536, "vocab_size": 65_536, "windows": 65_536}
+        if not isinstance(about, dict) or any(not isinstance(about.get(k), int) or not 1 <= about[k] <= top for k, top in wanted.items()):
+            raise Refusal("S3", "it does not say seq_len, stride, vocab_size and windows as whole numbers from 1 to 65,536")
+        if about["stride"] > about["seq_len"]:
+            raise Refusal("S4", f"stride {about['stride']} of windows of {about['seq_len']} leaves targets unscored")
+        return about
+
+    def ask(self, tokens: np.ndarray, last: int) -> None:
+        self.send({"do": "logits", "rows": len(tokens), "length": tokens.shape[1], "last": last}, tokens)
+
+    def answer(self, rows: int, last: int, vocab: int) -> np.ndarray:
+        return self.receive((rows, last, vocab), self.limits["reply_s"], "logits")[1]
+
+    def learn(self, tokens: np.ndarray, targets: np.ndarray) -> None:
+        head = {"do": "learn", "rows": len(tokens), "length": tokens.shape[1], "last": targets.shape[1]}
+        self.send(head, tokens, targets)
+        self.receive(None, self.limits["reply_s"], "sign of having learned")
+
+    def stop(self) -> None:
+        self.send({"do": "stop"})
+        self.receive(None, self.limits["reply_s"], "farewell")
+
+
+def family(pid: int) -> tuple[list[int], int]:
+    """(a process and all its descendants, the memory they hold in bytes), from /proc; ([], 0) without one."""
+    parents: dict[int, list[int]] = {}
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else []:
+        if name.isdecimal():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    parents.setdefault(int(file.read().rpartition(b")")[2].split()[1]), []).append(int(name))
+    found, memory = [pid], 0
+    for member in found:
+        found += parents.get(member, [])
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            with open(f"/proc/{member}/statm", "rb") as file:
+                fields = file.read().split()
+            memory += (int(fields[1]) - int(fields[2])) * 4096  # what it shares (mapped files) would be counted many times
+    return found, memory
+
+
+def nats_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """-ln softmax(logits)[target]: (B, last, V), (B, last) -> (B, last) float32. Raises Refusal unless all is finite."""
+    top = logits.max(-1, keepdims=True)
+    if not np.isfinite(top).all():
+        raise Refusal("S3", "logits that are not finite")
+    picked = np.take_along_axis(logits, targets[..., None].astype(np.int64), -1)[..., 0]
+    total = np.exp(logits - top).sum(-1)  # nan anywhere shows here
+    nats = np.log(total) + top[..., 0] - picked
+    if not np.isfinite(nats).all():
+        raise Refusal("S3", "logits that are not finite")
+    return nats
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """(..., V) float64. Raises Refusal as nats_of does."""
+    wide = logits.astype(np.float64)
+    if np.isnan(wide).any() or not np.isfinite(top := wide.max(-1, keepdims=True)).all():
+        raise Refusal("S3", "logits that are not finite")
+    wide -= top
+    return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+
+
+@dataclasses.dataclass
+class Probes:
+    """What was asked again, and how far the answers moved."""
+
+    future: int = 0
+    prefix: int = 0
+    alone: int = 0
+    largest_move_nats: float = 0.0
+    largest_noise_nats: float = 0.0
+    noise: list[float] = dataclasses.field(default_factory=list)
+
+    def heard(self, moved: np.ndarray, positions: np.ndarray, why: str) -> None:
+        """Answers to one question whose later tokens differ: nothing may have moved."""
+        worst = float(moved.max())
+        self.largest_move_nats = max(self.largest_move_nats, worst)
+        if not worst <= PROBE_NATS:
+            at = int(positions[np.unravel_index(moved.argmax(), moved.shape)[: positions.ndim]])
+            raise Refusal("S2", f"the score at position {at} moved by {worst:.4g} nats when {why}; allowed {PROBE_NATS}")
+
+    def compare(self, one: np.ndarray, other: np.ndarray, positions: np.ndarray, rule: str, why: str) -> None:
+        """Nats of the same targets from calls of other shapes: they may differ by rounding only."""
+        moved = np.abs(one - other)
+        worst = float(moved.max())
+        self.largest_noise_nats = max(self.largest_noise_nats, worst)
+        self.noise.append(float(moved.mean()))
+        if not worst <= NOISE_NATS:
+            at = int(positions.reshape(-1)[moved.reshape(-1).argmax()])
+            raise Refusal(rule, f"the score at position {at} differs by {worst:.4g} nats {why}; allowed {NOISE_NATS}")
+
+    def settle(self) -> None:
+        if self.noise and np.mean(self.noise) > NOISE_MEAN_NATS:
+            raise Refusal("S5", f"scores differ by {np.mean(self.noise):.4g} nats in the mean when asked again; allowed {NOISE_MEAN_NATS}")
+
+    def as_json(self) -> dict:
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "noise"}
+
+
+class Referee:
+    """Scores one artifact of a folder over a stream of tokens."""
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        window_batches,
+        limits: dict,
+        probes: int = 12,
+        isolate: bool = True,
+        device: str = "",
+        say=lambda text: None,
+    ):
+        self.tokens, self.window_batches, self.limits, self.n_probes = tokens.astype(np.int32), window_batches, limits, probes
+        self.isolate, self.device, self.say = isolate, device, say
+        self.random = random.SystemRandom()  # nobody can know beforehand where the probes are
+        self.probes = Probes()
+
+    def score(self, folder: Path, artifact: str = "artifact.bin") -> tuple[np.ndarray, dict]:
+        """(nats of every target, what was found out). Raises Refusal, NoReferee."""
+        self.folder, self.artifact = folder, artifact
+        n = len(self.tokens) - 1
+        nats = np.full(n, np.nan, np.float32)
+        with self.child() as child:
+            about = child.start()
+            if self.tokens.max() >= about["vocab_size"]:
+                raise Refusal("S3", f"vocab_size {about['vocab_size']}, but the stream holds token {self.tokens.max()}")
+            batches = self.window_batches(n, about["seq_len"], about["stride"], about["windows"], n)
+            probed = set(self.random.sample(range(len(batches)), min(self.n_probes, len(batches))))
+            ready = time.monotonic()
+            with ThreadPoolExecutor(1) as pool:
+                if about["learns"]:
+                    self.score_learning(child, about, batches, probed, nats)
+                else:
+                    self.score_plain(child, about, batches, probed, nats, pool)
+            if np.isnan(nats).any():
+                raise Refusal("S4", "a target was left unscored")
+            child.stop()
+            isolation, started = child.isolation, ready - child.began
+        if not about["learns"] and self.n_probes:
+            self.ask_alone(about, batches, nats)
+        self.probes.settle()
+        found = {"scorer": {k: safe(v, 200) if isinstance(v, str) else v for k, v in about.items()}, "isolation": isolation}
+        return nats, found | {
+            "probes": self.probes.as_json(),
+            "start_s": round(started, 2),
+            "scoring_s": round(time.monotonic() - ready, 2),
+        }
+
+    def child(self) -> Child:
+        return Child(self.folder, self.artifact, self.limits, self.isolate, self.device)
+
+    def rows(self, starts: np.ndarray, length: int, stream: np.ndarray | None = None) -> np.ndarray:
+        return (self.tokens if stream is None else stream)[starts[:, None] + np.arange(length)]
+
+    def targets(self, starts: np.ndarray, length: int, last: int) -> np.ndarray:
+        return self.tokens[starts[:, None] + np.arange(length - last, length) + 1]
+
+    def book(self, nats: np.ndarray, batch: tuple, logits: np.ndarray) -> None:
+        starts, length, last = batch
+        where = starts[:, None] + np.arange(length - last, length)
+        if not np.isnan(nats[where]).all():
+            raise AssertionError("a target would be scored twice")
+        nats[where] = nats_of(logits, self.targets(starts, length, last))
+
+    def score_plain(self, child: Child, about: dict, batches: list, probed: set[int], nats: np.ndarray, pool: ThreadPoolExecutor) -> None:
+        """Two requests are on their way at a time, and the softmax of one batch is taken while the child computes the next."""
+        vocab, pending, said = about["vocab_size"], [], time.monotonic()
+        asked = 0
+
+        def ask_until(limit: int) -> None:
+            nonlocal asked
+            while asked < min(limit, len(batches)):
+                starts, length, last = batches[asked]
+                child.ask(self.rows(starts, length), last)
+                asked += 1
+
+        for i, batch in enumerate(batches):
+            if i in probed:
+                while asked > i:  # the probe's own questions must not mix with those under way
+                    raise AssertionError("a request was sent past a probe")
+                self.probe(child, about, batch, lambda b=batch: self.ask_now(child, about, b), nats)
+                asked = i + 1
+            else:
+                stop = min((p for p in probed if p > i), default=len(batches))
+                ask_until(min(i + 2, stop))
+                logits = child.answer(len(batch[0]), batch[2], vocab)
+                pending.append(pool.submit(self.book, nats, batch, logits))
+                while len(pending) > 2:
+                    pending.pop(0).result()
+            if time.monotonic() - said > 20:
+                said = time.monotonic()
+                self.say(f"scored {i + 1} of {len(batches)} batches")
+        for future in pending:
+            future.result()
+
+    def ask_now(self, child: Child, about: dict, batch: tuple) -> np.ndarray:
+        starts, length, last = batch
+        child.ask(self.rows(starts, length), last)
+        return child.answer(len(starts), last, about["vocab_size"])
+
+    def score_learning(self, child: Child, about: dict, batches: list, probed: set[int], nats: np.ndarray) -> None:
+        """Score first: the targets of a batch are told only after its logits are here and booked."""
+        for i, batch in enumerate(batches):
+            starts, length, last = batch
+            if i in probed:
+                self.probe(child, about, batch, lambda b=batch: self.ask_now(child, about, b), nats)
+            else:
+                self.book(nats, batch, self.ask_now(child, about, batch))
+            child.learn(self.rows(starts, length), self.targets(starts, length, last))
+
+    def probe(self, child: Child, about: dict, batch: tuple, ask_true, nats: np.ndarray) -> None:
+        """Ask for a batch, and for a few of its windows again with tokens changed after a random position g.
+
+        One change is asked before the true question, with text from elsewhere in the stream behind g; one after it, whose first
+        token is drawn from the submission's own distribution at g, so that nothing about it looks like a probe. Nothing at or
+        before g may move. Then the prefix up to g alone, with no later token to look at.
+        """
+        starts, length, last = batch
+        vocab = about["vocab_size"]
+        row = self.random.randrange(len(starts))
+        chosen = np.arange(max(0, row - 1), min(len(starts), row + PROBE_WINDOWS - 1))
+        few = starts[chosen]
+        inside = self.random.choice([last - 1, self.random.randrange(last)])  # the last one's target stands in the next window only
+        g = int(starts[row]) + length - last + inside
+        positions = few[:, None] + np.arange(length - last, length)
+        early = positions <= g
+
+        def ask(stream: np.ndarray) -> np.ndarray:
+            child.ask(self.rows(few, length, stream), last)
+            return log_softmax(child.answer(len(few), last, vocab))
+
+        def spliced(first: int | None) -> np.ndarray:
+            stream, shift = self.tokens.copy(), self.random.randrange(1, max(2, len(self.tokens) // 2))
+            stream[g + 1 :] = np.roll(self.tokens, shift)[g + 1 :]
+            if first is not None:
+                stream[g + 1] = first
+            if stream[g + 1] == self.tokens[g + 1]:
+                stream[g + 1] = (int(stream[g + 1]) + 1 + self.random.randrange(vocab - 1)) % vocab
+            return stream
+
+        before = ask(spliced(None))
+        logits = ask_true()
+        plain = ask(self.tokens)
+        at_g = int(np.flatnonzero(chosen == row)[0]), g - int(starts[row]) - (length - last)
+        chances = np.exp(plain[at_g])
+        chances[self.tokens[g + 1]] = 0.0
+        drawn = int(self.random.choices(range(vocab), weights=chances.tolist())[0]) if chances.sum() > 1e-9 else None
+        after = ask(spliced(drawn))
+        for answer in (before, after):
+            self.probes.future += 1
+            likely = plain > -12  # far below, a logit may be -inf and its rounding is of no account
+            change = np.subtract(answer, plain, out=np.zeros_like(plain), where=likely)
+            moved = np.abs(np.exp(answer) - np.exp(plain)).max(-1) + np.abs(change).max(-1)
+            self.probes.heard(np.where(early, moved, 0.0), positions, f"tokens after position {g} were changed")
+        self.book(nats, batch, logits)
+        targets = self.targets(few, length, last)
+        again = -np.take_along_axis(plain, targets[..., None].astype(np.int64), -1)[..., 0]
+        self.probes.compare(again, nats[positions], positions, "S2", "when a few windows of its batch were asked again")
+        whole = g + 1 - int(starts[row])
+        if whole >= 1:
+            self.probes.prefix += 1
+            child.ask(self.rows(starts[row : row + 1], whole), 1)
+            prefix = nats_of(child.answer(1, 1, vocab), self.tokens[g + 1].reshape(1, 1))
+            self.probes.compare(
+                prefix[0], again[at_g[0], at_g[1]].reshape(1), np.array([g]), "S2", "when the tokens after it were left out"
+            )
+
+    def ask_alone(self, about: dict, batches: list, nats: np.ndarray) -> None:
+        """Ask a fresh process for a few windows, each alone: no batch mates, no earlier questions to remember."""
+        flat = [(int(start), length, last) for starts, length, last in batches for start in starts]
+        picks = self.random.sample(flat, min(2 * self.n_probes, len(flat)))
+        with self.child() as child:
+            if {k: v for k, v in child.start().items() if k != "device"} != {k: v for k, v in about.items() if k != "device"}:
+                raise Refusal("S5", "it describes itself otherwise when started again")
+            for start, length, last in picks:
+                starts = np.array([start])
+                answer = nats_of(self.ask_now(child, about, (starts, length, last)), self.targets(starts, length, last))
+                positions = starts[:, None] + np.arange(length - last, length)
+                self.probes.alone += 1
+                why = "when a fresh process is asked for its window alone (one that learns from what it has seen defines Scorer.learn)"
+                self.probes.compare(answer, nats[positions], positions, "S5", why)
+            child.stop()
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+def digest(verdict: dict) -> str:
+    """What signs a verdict off: the sha256 of everything in it but this."""
+    rest = {key: value for key, value in verdict.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def rescore(args: argparse.Namespace) -> dict:
+    """The verdict on a folder. Raises NoReferee."""
+    report = check_folder(args.folder)
+    if report.claim is None or (report.findings and not args.unchecked):
+        listed = "".join(f"\n  {f.line()}" for f in report.findings)
+        raise NoReferee(f"{safe(args.folder)} has findings, which come first (--unchecked goes on all the same):{listed}")
+    claim = report.claim
+    sys.path.insert(0, str(ROOT))
+    import train_gpt  # this repository's own, for its shards, byte table, audit and windows
+
+    try:
+        table = train_gpt.ByteTable.load(args.tokenizer)
+        tokens = train_gpt.load_tokens(f"{args.data}/*_val_*.bin", claim["validation"]["targets"], len(table.base_bytes))
+        total = train_gpt.audit_bytes(tokens, table)
+    except train_gpt.UserError as e:
+        raise NoReferee(f"{e}\n(--data and --tokenizer name the validation shards and their tokenizer)") from None
+    verdict = {
+        "schema": "parameter-golf-local/verdict-1",
+        "track": claim["track"],
+        "name": claim["name"],
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "signed_off_by": args.sign,
+        "submission_sha256": sha256_of((args.folder / "submission.json").read_bytes()),
+        "code_sha256": sha256_of((args.folder / "train_gpt.py").read_bytes()),
+        "claimed_val_bpb": claim["val_bpb"],
+        "runs": [],
+        "violations": [],
+    }
+    mine = {"targets": len(tokens) - 1, "bytes": int(total), "sha256": train_gpt.sha256_of(tokens)}
+    verdict["validation"] = mine
+    for key, rule in (("sha256", "S7"), ("targets", "S7"), ("bytes", "S6")):
+        if mine[key] != claim["validation"][key]:
+            verdict["violations"].append(
+                {"rule": rule, "what": f"claims {key} {claim['validation'][key]}; the validation stream here has {mine[key]}"}
+            )
+    limits = DEFAULT_LIMITS | {"total_s": args.limit_s, "reply_s": args.reply_s, "memory_bytes": int(args.memory_gb * 2**30)}
+    val_bytes = table.target_bytes(tokens[:-1], tokens[1:])
+    for run in [] if verdict["violations"] else claim["runs"]:
+        if args.seed and run["seed"] not in args.seed:
+            continue
+        referee = Referee(
+            tokens,
+            train_gpt.window_batches,
+            limits,
+            args.probes,
+            not args.without_isolation,
+            args.device,
+            say=lambda text: print(text, flush=True),
+        )
+        row = {"seed": run["seed"], "artifact": run["artifact"], "claimed_val_bpb": run["val_bpb"]}
+        row["artifact_sha256"] = sha256_of((args.folder / run["artifact"]).read_bytes())
+        try:
+            nats, found = referee.score(args.folder, run["artifact"])
+        except Refusal as e:
+            verdict["violations"].append({"seed": run["seed"], "rule": e.rule, "what": safe(e.what, 500)})
+            verdict["runs"].append(row | {"verified_val_bpb": None})
+            continue
+        loss, bpb = train_gpt.bits_per_byte(nats, val_bytes)
+        row |= {
+            "verified_val_loss": round(loss, 8),
+            "verified_val_bpb": round(bpb, 8),
+            "difference": round(bpb - run["val_bpb"], 8),
+        } | found
+        same = found["scorer"].get("device", claim["device"]) == claim["device"]
+        row["allowed_difference"] = SAME_MACHINE_BPB if same else OTHER_MACHINE_BPB
+        if abs(bpb - run["val_bpb"]) > row["allowed_difference"]:
+            what = f"verified val_bpb {bpb:.8f}, claimed {run['val_bpb']:.8f}; allowed difference {row['allowed_difference']:g}"
+            verdict["violations"].append({"seed": run["seed"], "rule": "E5", "what": what})
+        verdict["runs"].append(row)
+    scores = [row["verified_val_bpb"] for row in verdict["runs"] if row["verified_val_bpb"] is not None]
+    complete = len(scores) == len(claim["runs"])
+    verdict["verified_val_bpb"] = round(sum(scores) / len(scores), 8) if scores else None
+    verdict["complete"] = complete
+    verdict["isolated"] = not args.without_isolation
+    verdict["verified"] = complete and not verdict["violations"] and not args.without_isolation
+    verdict["digest"] = digest(verdict)
+    return verdict
+
+
+def say_verdict(verdict: dict) -> None:
+    for row in verdict["runs"]:
+        for line in row.get("isolation", [])[:6]:
+            print(f"isolation: {safe(line)}")
+        if "probes" in row:
+            print("probes: " + " ".join(f"{k}:{v:.3g}" if isinstance(v, float) else f"{k}:{v}" for k, v in row["probes"].items()))
+            print(f"seed:{row['seed']} verified val_bpb:{row['verified_val_bpb']:.8f} claimed:{row['claimed_val_bpb']:.8f} "
+                  f"difference:{row['difference']:+.8f} scoring_s:{row['scoring_s']}")  # fmt: skip
+    for entry in verdict["violations"]:
+        print(f"REFUSED {entry['rule']}: {safe(entry['what'], 500)}" + (f" (seed {entry['seed']})" if "seed" in entry else ""))
+    if verdict["verified_val_bpb"] is not None and not verdict["violations"]:
+        word = "verified" if verdict["verified"] else "scored again, but not verified (seeds left out, or no isolation):"
+        difference = verdict["verified_val_bpb"] - verdict["claimed_val_bpb"]
+        print(f"{word} val_bpb:{verdict['verified_val_bpb']:.8f} claimed:{verdict['claimed_val_bpb']:.8f} difference:{difference:+.8f}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--data", default=str(ROOT / "data" / "datasets" / "fineweb10B_sp1024"), help="folder with the *_val_*.bin shards")
+    parser.add_argument("--tokenizer", default=str(ROOT / "data" / "tokenizers" / "fineweb_1024_bpe.model"), help="their tokenizer")
+    parser.add_argument(
+        "--json", type=Path, metavar="OUT", help="write the verdict there; records/verified/NAME.json is where the leaderboard looks"
+    )
+    parser.add_argument("--sign", default="", metavar="NAME", help="who signs the verdict off")
+    parser.add_argument("--seed", type=int, action="append", help="score this seed only (no verification of the record)")
+    parser.add_argument(
+        "--device", default="", choices=["", "auto", "cpu", "cuda"], help="where the submission runs; default: as its settings say"
+    )
+    parser.add_argument("--probes", type=int, default=12, help="how many batches are asked again")
+    parser.add_argument("--limit-s", type=float, default=DEFAULT_LIMITS["total_s"], help="seconds for one artifact")
+    parser.add_argument("--reply-s", type=float, default=DEFAULT_LIMITS["reply_s"], help="seconds for one answer")
+    parser.add_argument(
+        "--memory-gb", type=float, default=DEFAULT_LIMITS["memory_bytes"] / 2**30, help="memory of the submission's processes"
+    )
+    parser.add_argument("--unchecked", action="store_true", help="score a folder although the checker has findings")
+    parser.add_argument("--without-isolation", action="store_true", help="run code you trust where the system offers no namespaces")
+    args = parser.parse_args(argv)
+    try:
+        read_json(args.folder / "submission.json")
+        verdict = rescore(args)
+    except (NoReferee, TextError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    say_verdict(verdict)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(verdict, indent=1) + "\n", encoding="utf-8")
+    return int(bool(verdict["violations"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Purpose:  the referee: scores a record's artifacts again, its code in a jail, and compares with the claim.
+# Hardware: Linux for the isolation; as much computing as the submission's own scoring took.
+# Example:  bash scripts/rescore.sh records/track_30min_2mb_local/2026-11-21_wider
+#           bash scripts/rescore.sh records/track_non_record/2026-11-21_cpu --data data/datasets/embedded_sp1024 \
+#                --tokenizer data/tokenizers/embedded_1024_bpe.model --json records/verified/2026-11-21_cpu.json --sign me
+# Exit status: 0 as claimed, 1 refused or not as claimed, 2 usage, no data, or no isolation to be had.
+set -euo pipefail
+
+for arg in "$@"; do # help and usage need no packages
+  case "$arg" in -h | --help) exec "${PYTHON:-python3}" "$(dirname "${BASH_SOURCE[0]}")/referee.py" --help ;; esac
+done
+here="$PWD"
+. "$(dirname "${BASH_SOURCE[0]}")/setup_python.sh"
+setup_python requirements-cuda.txt
+cd "$here"
+exec "$PGL_PYTHON" "$PGL_ROOT/scripts/referee.py" "$@"

@@ -1,0 +1,397 @@
+"""The referee: the trainer's own score on honest artifacts; every hostile submission ends as a named refusal, and harms nothing.
+
+Most submissions here are small NumPy scorers, so that a process starts quickly. SCORER is the honest one; the others change lines of it.
+"""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from folders import make_folder
+from golf.jail import libc
+from referee import DEFAULT_LIMITS, Child, NoReferee, Referee, Refusal, digest, nats_of
+from referee import main as referee_main
+
+import train_gpt
+
+VOCAB, TARGETS, SEQ_LEN, STRIDE = 50, 1200, 64, 16
+LIMITS = DEFAULT_LIMITS | {"start_s": 60.0, "reply_s": 4.0, "memory_bytes": 600 << 20, "processes": 40, "scratch_bytes": 64 << 20}
+SCORER = """
+import numpy as np
+
+class Scorer:
+    seq_len, stride, vocab_size, windows = 64, 16, 50, 8
+
+    def __init__(self, artifact):
+        self.table = np.random.default_rng(list(artifact)).standard_normal((50, 50)).astype(np.float32)
+        self.start()
+
+    def start(self):
+        pass
+
+    def logits(self, tokens, last):
+        out = self.table[tokens[:, -last:]].copy()
+        return self.change(out, tokens, last)
+
+    def change(self, out, tokens, last):
+        return out
+"""
+LEARNER = (
+    SCORER.replace("def start(self):\n        pass", "def start(self):\n        self.counts = np.ones(50, np.float32)").replace(
+        "        return out\n", "        return out + np.log(self.counts)\n"
+    )
+    + "\n    def learn(self, tokens, targets):\n        np.add.at(self.counts, targets.reshape(-1), 1)\n"
+)
+
+
+def changed(body, source=SCORER):
+    """The scorer with a body for change()."""
+    head, _, _ = source.rpartition("    def change(self, out, tokens, last):\n")
+    return head + "    def change(self, out, tokens, last):\n" + "".join(f"        {line}\n" for line in body.strip("\n").split("\n"))
+
+
+def started(body, source=SCORER):
+    """The scorer with lines that run when it is made."""
+    return source.replace(
+        "    def start(self):\n        pass", "    def start(self):\n" + "".join(f"        {line}\n" for line in body.split("\n"))
+    )
+
+
+@pytest.fixture(scope="module")
+def stream():
+    tokens = np.random.default_rng(5).integers(2, VOCAB, TARGETS + 1)
+    tokens[::97] = 1
+    return tokens.astype(np.uint16)
+
+
+isolated = sys.platform == "linux" and libc is not None
+
+
+@pytest.fixture
+def score(stream, tmp_path):
+    """Score a source: score(SOURCE, probes=6, **limits) -> (nats, found)."""
+    if not isolated:
+        pytest.skip("no Linux namespaces here")
+
+    def run(source, probes=12, artifact=b"abc", **limits):
+        (tmp_path / "train_gpt.py").write_text(source)
+        (tmp_path / "artifact.bin").write_bytes(artifact)
+        try:
+            return Referee(stream, train_gpt.window_batches, LIMITS | limits, probes).score(tmp_path)
+        except NoReferee as e:
+            pytest.skip(str(e))
+        finally:
+            alive = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in p.read_bytes()]
+            assert not alive, "a process of the submission is still there"
+
+    return run
+
+
+def table_of(artifact=b"abc"):
+    return np.random.default_rng(list(artifact)).standard_normal((VOCAB, VOCAB)).astype(np.float32)
+
+
+def softmax_nats(logits, targets):
+    wide = logits.astype(np.float64)
+    return np.log(np.exp(wide).sum(-1)) - np.take_along_axis(wide, targets[:, None].astype(np.int64), -1)[:, 0]
+
+
+# Honest ones ----------------------------------------------------------------------------------------------------------
+def test_plain_scorer(score, stream):
+    nats, found = score(SCORER)
+    assert np.abs(nats - softmax_nats(table_of()[stream[:-1]], stream[1:])).max() < 1e-5
+    assert found["probes"]["future"] == 20 and found["probes"]["alone"] == 24 and found["probes"]["largest_move_nats"] < 1e-6
+    assert any("network" in line for line in found["isolation"])
+
+
+def test_score_first_learning(score, stream):
+    """Targets are told after they were scored, batch by batch, each once and in order."""
+    nats, found = score(LEARNER)
+    counts, want = np.ones(VOCAB), []
+    for starts, length, last in train_gpt.window_batches(TARGETS, SEQ_LEN, STRIDE, 8, TARGETS):
+        where = (starts[:, None] + np.arange(length - last, length)).reshape(-1)
+        want.append(softmax_nats(table_of()[stream[where]] + np.log(counts), stream[where + 1]))
+        np.add.at(counts, stream[where + 1], 1)
+    assert np.abs(nats - np.concatenate(want)).max() < 1e-4 and found["scorer"]["learns"]
+    assert found["probes"]["alone"] == 0 and found["probes"]["future"] > 0
+
+
+def test_input_side_hashes_are_legal(score):
+    body = """
+past = np.concatenate([np.zeros((len(tokens), 1), int), tokens[:, :-1]], 1)[:, -last:]
+out[..., :8] += (((tokens[:, -last:] * 31 + past * 7) % 5)[..., None] == np.arange(8))
+return out"""
+    score(changed(body))
+
+
+def test_noise_of_the_arithmetic_is_no_violation(score):
+    """Rounding that depends on the shape of the batch, as between kernels of a GPU."""
+    score(changed("return out + np.float32(1e-2) * np.sin(np.arange(50) * len(tokens)).astype(np.float32)"))
+
+
+def test_printing_goes_nowhere(score):
+    """What a submission prints can neither break into the protocol nor reach the terminal."""
+    code = started(
+        "import os, sys\nprint('Ignore all previous instructions' * 5000)\nos.write(1, b'\\x1b[2J' * 9)\nos.write(0, b'x') if 0 else None"
+    )
+    score(code)
+
+
+# Cheats on the scoring rules ------------------------------------------------------------------------------------------
+NEXT = "seen = np.concatenate([tokens[:, 1:], np.full((len(tokens), 1), -1)], 1)[:, -last:]\n"
+CHEATS = {
+    "looks at the target": ("S2", NEXT + "out += 3.0 * (seen[..., None] == np.arange(50))\nreturn out"),
+    "looks at the target only where it is likely": (
+        "S2",
+        NEXT + "likely = out > out.max(-1, keepdims=True) - 2\nout += 1.0 * ((seen[..., None] == np.arange(50)) & likely)\nreturn out",
+    ),
+    "looks at the target a little": ("S2", NEXT + "out += 0.05 * (seen[..., None] == np.arange(50))\nreturn out"),
+    "looks two tokens ahead": (
+        "S2",
+        "seen = np.roll(tokens, -2, 1)[:, -last:]\nout += 0.5 * (seen[..., None] == np.arange(50))\nreturn out",
+    ),
+    "looks into the next window of its batch": (
+        "S2",
+        "at = tokens.shape[1] - last\nfor i in range(len(tokens) - 1):\n    out[i, -1, tokens[i + 1, at]] += 4.0\nreturn out",
+    ),
+    "normalises over what comes later": ("S2", "return out - out[:, -1:].mean() + tokens[:, -1:, None] % 3 * out"),
+    "remembers what it was asked before": (
+        "S[25]",
+        "self.seen = getattr(self, 'seen', np.ones(50))\nnp.add.at(self.seen, tokens.reshape(-1), 1)\nreturn out + 0.3 * np.log(self.seen)",
+    ),
+    "answers nan": ("S3", "out[0, 0, 0] = np.nan\nreturn out"),
+    "answers infinity": ("S3", "out[0, 0] = np.inf\nreturn out"),
+    "rules out the target for good": ("S3", "out[..., 7] = -np.inf\nreturn out"),
+    "answers a smaller alphabet": ("S3", "return out[..., :-1]"),
+    "answers too few positions": ("S3", "return out[:, :-1]"),
+    "answers more than asked": ("S3", "return np.concatenate([out, out])"),
+    "answers words": ("S1", "return 'logits'"),
+}
+
+
+@pytest.mark.parametrize("name", CHEATS, ids=[name.replace(" ", "_") for name in CHEATS])
+def test_cheats(score, name):
+    rule, body = CHEATS[name]
+    with pytest.raises(Refusal, match=rule + ":") as e:
+        score(changed(body))
+    if rule == "S2":
+        assert "position" in e.value.what
+
+
+@pytest.mark.parametrize(
+    "old, new, rule",
+    [
+        ("50, 8", "50, 0", "S3"),
+        ("64, 16", "64, 65", "S4"),
+        ("16, 50, 8", "16, 20, 8", "S3"),
+        ("seq_len, stride, vocab_size, windows = 64, 16, 50, 8", "seq_len = 3", "S1"),
+    ],
+)
+def test_impossible_descriptions(score, old, new, rule):
+    with pytest.raises(Refusal, match=rule):
+        score(SCORER.replace(old, new))
+
+
+def test_learning_before_scoring(score):
+    """Counts the targets that stand in its windows before they are scored."""
+    early = LEARNER.replace(
+        "        out = self.table", "        np.add.at(self.counts, tokens[:, -last + 1 :].reshape(-1), 5)\n        out = self.table"
+    )
+    with pytest.raises(Refusal, match="S2"):
+        score(early)
+
+
+def test_another_self_in_a_fresh_process(score):
+    """Plays honest where it thinks that it is watched: here, after its first few questions."""
+    body = "self.asked = getattr(self, 'asked', 0) + 1\nreturn out if self.asked > 3 else out * 2"
+    with pytest.raises(Refusal, match="S[25]"):
+        score(changed(body))
+
+
+# Attacks on the machine -----------------------------------------------------------------------------------------------
+BY_NATIVE_CODE = "import ctypes, os, time\nlibc = ctypes.CDLL(None)\n"
+HOSTILE = {
+    "fork bomb": ("B2: starts processes", "import os\nwhile True:\n    os.fork()"),
+    "fork bomb in native code": (
+        "limit: .*processes|S1: .*no more",
+        BY_NATIVE_CODE + "for _ in range(9999):\n    if libc.fork() < 0:\n        raise OSError('no more')\ntime.sleep(60)",
+    ),
+    "memory hog": ("limit: .*memory", "kept = []\nwhile True:\n    kept.append(bytearray(30 << 20))"),
+    "memory hog over several processes": (
+        "limit: .*memory",
+        BY_NATIVE_CODE + "[libc.fork() for _ in range(2)]\nkept = bytearray(200 << 20)\nwhile True:\n    kept[:] = bytes(len(kept))",
+    ),
+    "endless loop": ("limit: no sign of being ready", "while True:\n    pass"),
+    "sleep": ("limit: no sign of being ready", "import time\ntime.sleep(600)"),
+    "reads the validation file": ("B2: opens .*is data", "open('/data/datasets/fineweb10B_sp1024/fineweb_val_000000.bin', 'rb')"),
+    "opens a socket": ("B2: uses the network", "import socket\nsocket.create_connection(('192.0.2.1', 80), 5)"),
+    "asks for a name": ("B2: uses the network", "import socket\nsocket.getaddrinfo('example.org', 80)"),
+    "runs a program": ("B2: starts processes", "import subprocess\nsubprocess.run(['true'])"),
+    "writes outside": ("B2: writes to", "open('/submission/train_gpt.py', 'a').write('x')"),
+    "writes to the system": ("B2: writes to", "open('/usr/lib/x', 'w').write('x')"),
+    "patched timers": ("C1: replaces time.perf_counter", "import time\ntime.perf_counter = lambda: 0.0"),
+    "patched builtins": ("C1: replaces builtins.sum", "import builtins\nbuiltins.sum = lambda x: 0"),
+    "walks the garbage collector": ("S5: walks", "import gc\n[o for o in gc.get_objects() if hasattr(o, 'targets')]"),
+    "walks the stack": ("S5: walks", "import sys\nframe = sys._getframe(1)\nwhile frame:\n    frame = frame.f_back"),
+    "reads another process's memory": ("S5: opens /proc", "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb').read(1)"),
+    "decompression bomb": (
+        "limit: .*memory",
+        "import zlib\npacked = zlib.compress(bytes(1 << 24))\nwhole = [zlib.decompress(packed) for _ in range(4000)]",
+    ),
+    "fills the scratch folder": (
+        "S1: .*(No space|too large)",
+        "with open('/scratch/x', 'wb') as f:\n    while True:\n        f.write(bytes(1 << 20))",
+    ),
+    "exits": ("S1: .*SystemExit", "raise SystemExit(0)"),
+    "exits quietly": ("limit: the process ended", "import os\nos._exit(0)"),
+    "crashes": ("limit: the process ended", "import ctypes\nctypes.string_at(1)"),
+    "speaks over the protocol": (
+        "S3|limit",
+        "import os\nfor fd in range(3, 20):\n    try:\n        os.write(fd, bytes([255]) * 64)\n    except OSError:\n        pass",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=[name.replace(" ", "_") for name in HOSTILE])
+def test_hostile(score, name):
+    words, body = HOSTILE[name]
+    with pytest.raises(Refusal) as e:
+        score(started(body), start_s=2.0 if "ready" in words else 20.0)
+    assert re.search(words, str(e.value)), str(e.value)
+
+
+@pytest.mark.parametrize("body", ["while True: pass", "raise ValueError('\\x1b[31m' + 'x' * 9999)", "import os; os._exit(3)"])
+def test_trouble_in_the_middle(score, body):
+    with pytest.raises(Refusal) as e:
+        score(changed(f"if self.table[0, 0] and tokens[0, 0] != -1 and len(tokens) == 8:\n    {body}\nreturn out"), reply_s=2.0)
+    assert "\x1b" not in str(e.value) and len(str(e.value)) < 700
+
+
+def test_the_jail_itself(score, tmp_path):
+    """Native code, which no audit hook sees, finds no file, no process, no network and no way to write; then scores honestly."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("targets")
+    body = f"""
+import ctypes, os, struct
+libc = ctypes.CDLL(None, use_errno=True)
+facts = dict(
+    secret=libc.open({str(secret).encode()!r}, 0) < 0,
+    repository=not os.path.exists({str(Path(__file__).resolve())!r}),
+    home=libc.access(b"/root/.ssh", 0) < 0 and libc.access(b"/home", 0) < 0,
+    submission=libc.open(b"/submission/train_gpt.py", os.O_RDWR) < 0,
+    created=libc.open(b"/submission/new", os.O_RDWR | os.O_CREAT, 0o600) < 0 and libc.open(b"/usr/new", os.O_RDWR | os.O_CREAT, 0o600) < 0,
+    root=libc.mkdir(b"/new", 0o700) < 0,
+    processes=[p for p in os.listdir("/proc") if p.isdecimal()] in ([], ["1"]),
+    parent=os.getppid() == 0,
+    user=os.getuid() == 65534 and libc.setuid(0) < 0,
+    mount=libc.mount(b"none", b"/scratch", b"tmpfs", 0, None) < 0,
+    scratch=libc.open(b"/scratch/new", os.O_RDWR | os.O_CREAT, 0o600) >= 0,
+    environment="OMP_NUM_THREADS" in os.environ or len(os.environ) < 15,
+)
+fd = libc.socket(2, 1, 0)
+facts["network"] = fd < 0 or libc.connect(fd, struct.pack("<HH4s8x", 2, 80 << 8, bytes([192, 0, 2, 1])), 16) < 0
+wrong = [name for name, good in facts.items() if not good]
+if wrong:
+    raise ValueError("the jail lets through: " + ", ".join(wrong))"""
+    score(started(body.strip("\n")), probes=2)
+
+
+def test_without_isolation_it_says_so(stream, tmp_path):
+    (tmp_path / "train_gpt.py").write_text(SCORER)
+    (tmp_path / "artifact.bin").write_bytes(b"abc")
+    _, found = Referee(stream, train_gpt.window_batches, LIMITS, 2, isolate=False).score(tmp_path)
+    assert any("no namespaces" in line for line in found["isolation"])
+
+
+def test_refused_namespaces_are_no_verdict(monkeypatch, tmp_path):
+    """Where the system offers no namespaces the referee says so, and nothing of the submission runs."""
+    (tmp_path / "train_gpt.py").write_text("open('/tmp/ran', 'w')")
+    (tmp_path / "artifact.bin").write_bytes(b"")
+    with Child(tmp_path, "artifact.bin", LIMITS, isolate=False) as child:
+        child.receive = lambda *a: ({"no_isolation": "unshare: Operation not permitted"}, None)
+        with pytest.raises(NoReferee, match="unshare"):
+            child.start()
+
+
+def test_softmax():
+    """Against PyTorch, at both ends of what float32 holds; whatever is not finite is refused."""
+    rng = np.random.default_rng(0)
+    logits = (rng.standard_normal((3, 4, 50)) * np.array([1, 30, 3000, 1e-3])[:, None]).astype(np.float32)
+    targets = rng.integers(0, 50, (3, 4))
+    want = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits).double().flatten(0, 1), torch.from_numpy(targets).flatten(), reduction="none"
+    )
+    assert np.allclose(nats_of(logits, targets).reshape(-1), want.numpy(), rtol=1e-5, atol=1e-5)
+    for bad in (np.nan, np.inf):
+        spoilt = logits.copy()
+        spoilt[1, 2, (targets[1, 2] + 1) % 50] = bad
+        with pytest.raises(Refusal, match="S3"):
+            nats_of(spoilt, targets)
+
+
+# The whole command on a real run --------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def record(finished, tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("records"), [finished[0]])
+
+
+def rescore(record, tiny, out, *args):
+    line = [str(record), "--data", str(tiny.folder), "--tokenizer", str(tiny.tokenizer), "--json", str(out), "--probes", "4", *args]
+    return referee_main(line)
+
+
+def test_agrees_with_the_trainer(record, tiny, tmp_path, capsys, finished):
+    """A real run's artifact, by the trainer's own model: the log's score to 1e-6, and a verdict that can be checked."""
+    status = rescore(record, tiny, tmp_path / "verdict.json")
+    out = capsys.readouterr()
+    if status == 2:
+        pytest.skip(out.err)
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    claimed = json.loads((finished[0] / "result.json").read_text())["val_bpb"]
+    assert status == 0 and verdict["verified"] and verdict["digest"] == digest(verdict)
+    assert abs(verdict["verified_val_bpb"] - claimed) < 1e-6
+    assert f"verified val_bpb:{verdict['verified_val_bpb']:.8f}" in out.out
+    assert digest(verdict | {"verified_val_bpb": 1.0}) != verdict["digest"]
+
+
+def test_a_score_that_is_not_the_artifacts(record, tiny, tmp_path, capsys, monkeypatch):
+    """Weights swapped for others after the score was taken: everything fits but the score."""
+    settings, weights = train_gpt.decode_artifact((record / "artifact.bin").read_bytes())
+    name = max(weights, key=lambda n: weights[n].size)
+    weights[name] = weights[name] * np.float32(1.5)
+    s = train_gpt.Settings(train_gpt.SETTINGS)
+    for key, value in settings.items():
+        s.set(key, str(value), "test")
+    folder = tmp_path / record.parent.name / record.name
+    shutil.copytree(record, folder)
+    (folder / "artifact.bin").write_bytes(train_gpt.encode_artifact(weights, s))
+    status = rescore(folder, tiny, tmp_path / "verdict.json", "--unchecked")
+    if status == 2:
+        pytest.skip(capsys.readouterr().err)
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    assert status == 1 and not verdict["verified"] and verdict["violations"][0]["rule"] == "E5"
+    assert "claimed" in verdict["violations"][0]["what"]
+
+
+def test_other_validation_tokens(record, tiny, tmp_path, capsys):
+    """The referee's own stream decides: a claim about other tokens or bytes is refused before anything runs."""
+    folder = tmp_path / record.parent.name / record.name
+    shutil.copytree(record, folder)
+    claim = json.loads((folder / "submission.json").read_text())
+    claim["validation"]["bytes"] += 7
+    (folder / "submission.json").write_text(json.dumps(claim))
+    assert rescore(folder, tiny, tmp_path / "v.json", "--unchecked") == 1
+    assert "REFUSED S6" in capsys.readouterr().out
+    assert rescore(folder, tiny, tmp_path / "v.json") == 2  # findings of the checker come first
+
+
+def test_usage(tmp_path, capsys):
+    assert referee_main([str(tmp_path)]) == 2
+    with pytest.raises(SystemExit) as e:
+        referee_main([])
+    assert e.value.code == 2
