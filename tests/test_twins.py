@@ -91,6 +91,14 @@ def test_backend_settings_that_differ_say_why(both):
         assert mine.get(name) == setting or "because" in setting.help, name
 
 
+def test_configs_for_a_mac(both):
+    reference = both[0].load_settings(["--config", str(ROOT / "configs" / "local_4090_baseline.env")], {})
+    full, smoke = (both[1].load_settings(["--config", str(ROOT / "configs" / f"local_apple_{name}.env")], {}) for name in ("mlx", "smoke"))
+    free = {"DEVICE", "TRAIN_BATCH_TOKENS", "MICROBATCH_TOKENS", "EVAL_BATCH_TOKENS"}
+    assert {n for n, value in reference.values.items() if full.values[n] != value} <= free
+    assert smoke.MAX_WALLCLOCK_SECONDS <= 180 and smoke.DATA_PATH.endswith("embedded_sp1024")
+
+
 class Pair:
     """Both models with the same weights, none of them zero, and what it takes to train them."""
 
