@@ -1,0 +1,350 @@
+#!/usr/bin/env python3
+"""Is A better than B? Means, spread, Welch's interval and p value, noise floor, and a verdict in words.
+
+    python3 scripts/compare_runs.py runs/new_1 runs/new_2 runs/new_3 --vs runs/old_1 runs/old_2 runs/old_3
+    python3 scripts/compare_runs.py runs/new_* --vs runs/old_* --promote    is the evidence enough for a real run?
+    python3 scripts/compare_runs.py runs/old_*                              the noise of one configuration
+
+Takes run folders, record folders and logs. All runs of a side must have the same source and settings, and other seeds. Decide
+how many seeds to run before looking: testing again after every new seed finds gains that are not there.
+
+Needs scipy: pip install -r requirements-analysis.txt. docs/local_loop.md explains the numbers.
+Exit status: 0 done (with --promote: promoted), 1 not promoted, 2 bad input or not comparable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from golf.results import Result, ResultError, obstacles, read_results
+from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, sd
+from golf.texts import safe
+
+try:
+    import numpy as np
+    from scipy import optimize, stats
+except ImportError:
+    sys.exit("error: compare_runs.py needs scipy; type: python3 -m pip install -r requirements-analysis.txt")
+
+POWER = 0.8  # chance of finding a difference that is there, when seeds are planned
+PROMOTE_SEEDS, PROMOTE_AUXILIARY = 3, 2
+MOST_SEEDS = 200  # more than anyone runs
+ALLOWABLE = ("device", "clock", "data")
+
+
+@dataclasses.dataclass
+class Welch:
+    """mean(a) - mean(b) without assuming equal variances."""
+
+    difference: float
+    low: float  # two-sided interval
+    high: float
+    p: float  # two-sided: they differ
+    p_lower: float  # one-sided: a is lower
+    df: float
+
+
+def welch(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Welch | None:
+    """Welch's t-test; None with fewer than two values on a side, or no spread at all."""
+    if len(a) < 2 or len(b) < 2 or (sd(a) == 0.0 and sd(b) == 0.0):
+        return None
+    test = stats.ttest_ind(a, b, equal_var=False)
+    low, high = test.confidence_interval(confidence)
+    p_lower = stats.ttest_ind(a, b, equal_var=False, alternative="less").pvalue
+    return Welch(mean(a) - mean(b), float(low), float(high), float(test.pvalue), float(p_lower), float(test.df))
+
+
+def power_of(difference: float, noise: float, n: float, alpha: float) -> float:
+    """Chance that a two-sided t-test of two groups of n finds a difference, given the sd of a single run.
+
+    The mean of the normal tail over the distribution of the estimated sd. (scipy's noncentral t gives nan for large differences.)
+    """
+    df, shift = 2 * (n - 1), abs(difference) / noise * math.sqrt(n / 2)
+    estimated = np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, df) / df)  # sd as estimated, over the true one, by quantile
+    bound = stats.t.ppf(1 - alpha / 2, df) * estimated
+    return float(np.mean(stats.norm.sf(bound - shift) + stats.norm.cdf(-bound - shift)))
+
+
+def seeds_needed(difference: float, noise: float, alpha: float = 0.05, power: float = POWER) -> int | None:
+    """Seeds on each side to find a difference with this power; None beyond MOST_SEEDS."""
+    return next((n for n in range(2, MOST_SEEDS + 1) if power_of(difference, noise, n, alpha) >= power), None)
+
+
+def findable(noise: float, n_a: int, n_b: int, alpha: float) -> float:
+    """The smallest difference found with POWER by groups of these sizes."""
+    n = 2 / (1 / n_a + 1 / n_b)  # two groups of the harmonic mean's size are as good
+    if n_a < 2 or n_b < 2:
+        return math.inf
+    return float(optimize.brentq(lambda d: power_of(d, noise, n, alpha) - POWER, 1e-9 * noise, 1e3 * noise))
+
+
+@dataclasses.dataclass
+class Noise:
+    """The sd of one run of a configuration when nothing but the seed changes, pooled over groups, with a 95% interval."""
+
+    sd: float
+    df: int
+    low: float
+    high: float
+
+
+def noise_floor(*groups: Sequence[float]) -> Noise | None:
+    """None when no group has two values, or none of them spread."""
+    groups = [g for g in groups if len(g) > 1]
+    df = sum(len(g) - 1 for g in groups)
+    squares = sum((len(g) - 1) * sd(g) ** 2 for g in groups)
+    if not squares:
+        return None
+    bounds = stats.chi2.ppf([0.975, 0.025], df)
+    return Noise(math.sqrt(squares / df), df, math.sqrt(squares / bounds[0]), math.sqrt(squares / bounds[1]))
+
+
+# What may be compared ==================================================================================================
+def one_of(side: str, field: str, values: dict[str, str]) -> str:
+    """The value that all runs of a side share. values: by label. Raises ResultError."""
+    kinds = {value: label for label, value in values.items()}
+    if len(kinds) > 1:
+        (v1, l1), (v2, l2) = list(kinds.items())[:2]
+        raise ResultError(f"{side} mixes configurations: {field} is {safe(v1, 80)} in {l1}, {safe(v2, 80)} in {l2}; put one behind --vs")
+    return next(iter(kinds))
+
+
+def check_group(side: str, runs: list[Result]) -> None:
+    """All runs of a side are the same configuration with other seeds. Raises ResultError."""
+    for name in runs[0].facts.shared_settings() | runs[-1].facts.shared_settings():
+        one_of(side, f"setting {name}", {r.label: r.facts.settings.get(name, "(none)") for r in runs})
+    one_of(side, "the source (code_sha256)", {r.label: r.facts.about["code_sha256"] for r in runs})
+    seen: dict[int, str] = {}
+    for r in runs:
+        if r.seed in seen:
+            raise ResultError(f"{side}: {seen[r.seed]} and {r.label} are both of SEED={r.seed}; a repeated seed is no further evidence")
+        seen[r.seed] = r.label
+
+
+def check_comparable(runs: list[Result], allowed: list[str]) -> list[str]:
+    """Warnings about what was allowed to differ. Raises ResultError naming the fields that are in the way."""
+    found = obstacles(runs)
+    stops = [f"{field}: {text}" for field, text in found if field not in allowed]
+    if stops:
+        fields = [field for field, _ in found if field in ALLOWABLE and field not in allowed]
+        hard = [field for field, _ in found if field not in ALLOWABLE]
+        advice = "score both on the same tokens: python3 train_gpt.py --eval-only …" if hard else f"or add: --allow {','.join(fields)}"
+        raise ResultError("not comparable\n  " + "\n  ".join(stops) + f"\nrun both sides under the same conditions, {advice}")
+    return [f"NOT CONTROLLED: {field}: {text}" for field, text in found]
+
+
+def differences(a: Result, b: Result) -> list[str]:
+    """What was changed between two configurations, a line each."""
+    lines = []
+    if a.facts.about["code_sha256"] != b.facts.about["code_sha256"]:
+        lines.append(f"source: diff {b.folder / 'train_gpt.py'} {a.folder / 'train_gpt.py'}")
+    theirs, ours = b.facts.shared_settings(), a.facts.shared_settings()
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            lines.append(f"{name}: {safe(ours.get(name, '(none)'), 60)} in A, {safe(theirs.get(name, '(none)'), 60)} in B")
+    for name in ("precision", "torch", "mlx", "python", "numpy"):
+        if a.facts.about.get(name) != b.facts.about.get(name):
+            lines.append(f"{name}: {safe(a.facts.about.get(name), 60)} in A, {safe(b.facts.about.get(name), 60)} in B")
+    return lines
+
+
+# What is said ==========================================================================================================
+METRICS = {  # name -> (value of a run, digits)
+    "val_bpb": (lambda r: r.facts.final["val_bpb"], 5),
+    "val_loss (nats)": (lambda r: r.facts.final["val_loss"], 5),
+    "before export, bpb": (lambda r: r.facts.gap.get("pre_export_val_bpb"), 5),
+    "export gap, bpb": (lambda r: r.facts.gap.get("export_gap_bpb"), 5),
+    "total bytes": (lambda r: r.facts.size["total_bytes"], 0),
+    "steps": (lambda r: r.facts.trained["steps"], 0),
+    "tokens seen": (lambda r: r.facts.trained["tokens"], 0),
+    "training tokens/s": (lambda r: r.tokens_per_s, 0),
+    "over calibration": (lambda r: r.passes, 3),
+    "training clock, s": (lambda r: r.facts.train_seconds, 1),
+    "scoring, s": (lambda r: r.facts.scored["scoring_s"], 1),
+}
+
+
+def values_of(runs: list[Result], name: str) -> list[float] | None:
+    """One value a run; None when a run lacks it."""
+    values = [METRICS[name][0](r) if name in METRICS else r.facts.auxiliary.get(name) for r in runs]
+    return None if None in values else [float(v) for v in values]
+
+
+def cell(values: list[float] | None, digits: int) -> str:
+    if values is None:
+        return "-"
+    spread = sd(values)
+    return f"{mean(values):,.{digits}f}" + ("" if not spread else f" sd {spread:,.{digits}f}")
+
+
+def table(a: list[Result], b: list[Result], alpha: float) -> list[str]:
+    """Rows of the comparison; with an empty b, of one group."""
+    auxiliary = sorted(set.intersection(*(set(r.facts.auxiliary) for r in a + b)) - {"xz_9e"})
+    head = ["", f"A (n={len(a)})"] + ([f"B (n={len(b)})", "A - B", f"{1 - alpha:.0%} interval", "p two-sided", "p A lower"] if b else [])
+    rows = [head]
+    for name in (*METRICS, *auxiliary):
+        digits = METRICS[name][1] if name in METRICS else 5
+        va, vb = values_of(a, name), values_of(b, name) if b else None
+        if va is None and not vb:
+            continue
+        row = [name if name in METRICS else f"{name}, bpb", cell(va, digits)]
+        if b:
+            w = welch(va, vb, 1 - alpha) if va and vb else None
+            row += [cell(vb, digits), f"{mean(va) - mean(vb):+,.{digits}f}" if va and vb else "-"]
+            row += [f"{w.low:+,.{digits}f} to {w.high:+,.{digits}f}", f"{w.p:.3g}", f"{w.p_lower:.3g}"] if w else ["-"] * 3
+        rows.append(row)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return ["  ".join(text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths))).rstrip() for row in rows]
+
+
+def noise_lines(noise: Noise | None, n_a: int, n_b: int, alpha: float) -> list[str]:
+    if noise is None:
+        return ["noise floor: unknown, since no side has two runs that differ; run the same settings with SEED=1, SEED=2, SEED=3"]
+    spread = f"{noise.low:.5f} to {noise.high:.5f}"
+    lines = [f"noise floor: seeds alone move val_bpb by sd {noise.sd:.5f} ({noise.df} degrees of freedom, 95% interval {spread})"]
+    if n_a > 1 and n_b > 1:
+        found = findable(noise.sd, n_a, n_b, alpha)
+        lines.append(f"{n_a} against {n_b} runs find {found:.5f} bpb in {POWER:.0%} of cases; smaller ones may stay unseen")
+    return lines
+
+
+def more_seeds(difference: float, noise: Noise, n: int, alpha: float) -> str:
+    """How many seeds a difference of this size would take."""
+    needed = seeds_needed(difference, noise.sd, alpha)
+    if needed is None:
+        return f"a difference of {abs(difference):.5f} bpb would take more than {MOST_SEEDS} seeds a side: treat it as none"
+    return f"about {max(1, needed - n)} more seeds a side ({needed} in all) would show a difference of {abs(difference):.5f} bpb"
+
+
+def verdict(a: list[Result], b: list[Result], alpha: float, gain: float | None) -> tuple[str, str]:
+    """(better, worse or cannot tell; the sentence that says so). A lower val_bpb is better."""
+    bpb_a, bpb_b = values_of(a, "val_bpb"), values_of(b, "val_bpb")
+    w, noise, difference = welch(bpb_a, bpb_b, 1 - alpha), noise_floor(bpb_a, bpb_b), mean(bpb_a) - mean(bpb_b)
+    if w and w.p < alpha:
+        word = "better" if w.difference < 0 else "worse"
+        return word, f"{word}: A is {abs(w.difference):.5f} bpb {'lower' if w.difference < 0 else 'higher'} than B (p {w.p:.2g})"
+    sentence = f"cannot tell: A - B is {difference:+.5f} bpb" + (f", p {w.p:.2g}" if w else ", and a side has a single run")
+    if noise is None:
+        return "cannot tell", f"{sentence}; without a second seed nobody knows what chance does here: run 3 seeds a side"
+    return "cannot tell", f"{sentence}; {more_seeds(gain or difference, noise, min(len(a), len(b)), alpha)}"
+
+
+def promotion(a: list[Result], b: list[Result], word: str, loose: list[str], gain: float | None) -> tuple[list[str], list[str]]:
+    """(what is missing for promotion, what else to know). Nothing missing: the idea has earned a real run."""
+    missing, advice = [f"same conditions: {text}" for text in loose], []
+    for side, runs in (("A", a), ("B, the control", b)):
+        if len(runs) < PROMOTE_SEEDS:
+            missing.append(f"seeds: {side} has {len(runs)}, at least {PROMOTE_SEEDS} are needed; run it with other SEED values")
+    if word != "better":
+        missing.append(f"gain after the roundtrip: the verdict on val_bpb is `{word}`")
+    elif gain and mean(values_of(b, "val_bpb")) - mean(values_of(a, "val_bpb")) < gain:
+        missing.append(f"gain after the roundtrip: smaller than the {gain:g} bpb asked for")
+    pre = [values_of(runs, "before export, bpb") for runs in (a, b)]
+    gaps = [values_of(runs, "export gap, bpb") for runs in (a, b)]
+    if None in pre:
+        missing.append("export gap: not measured in every run; set GAP_TOKENS=262144")
+    elif mean(gaps[0]) > mean(gaps[1]):
+        change = mean(pre[0]) - mean(pre[1])
+        advice.append(f"export: the gap grew from {mean(gaps[1]):.5f} to {mean(gaps[0]):.5f} bpb; before export A - B is {change:+.5f}")
+    over = [r for r in a if r.facts.size["total_bytes"] > r.facts.size["cap_bytes"]]
+    missing += [f"bytes: {r.label} has {r.facts.size['total_bytes']:.0f}, over the cap of {r.facts.size['cap_bytes']:.0f}" for r in over]
+    limit = float(a[0].facts.settings["MAX_WALLCLOCK_SECONDS"])
+    if not limit:
+        missing.append("runtime: no limit of seconds; set MAX_WALLCLOCK_SECONDS on both sides, so that a slow idea pays for it")
+    else:
+        late = [r for r in a if r.facts.train_seconds > limit]
+        missing += [f"runtime: {r.label} used {r.facts.train_seconds:.1f} s of {limit:g} s" for r in late]
+    if not differences(a[0], b[0]):
+        missing.append("a change: A and B have the same source and settings")
+    scoring = [mean(values_of(runs, "scoring, s")) for runs in (a, b)]
+    if scoring[0] > 1.5 * scoring[1]:
+        advice.append(f"scoring takes {scoring[0]:.0f} s instead of {scoring[1]:.0f} s")
+    corpora = [name for name in set.intersection(*(set(r.facts.auxiliary) for r in a + b)) if not name.startswith(("context_", "xz_"))]
+    if len(corpora) < PROMOTE_AUXILIARY:
+        advice.append(f"{len(corpora)} auxiliary corpora on both sides; AUX_VAL with {PROMOTE_AUXILIARY} guards against fitting one text")
+    if not any(name.startswith("context_") for name in a[0].facts.auxiliary):
+        advice.append("no sweep of context lengths; set EVAL_SEQ_SWEEP=256,512")
+    return missing, advice
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("a", nargs="+", type=Path, metavar="A", help="runs of the idea: run folders, record folders or logs")
+    parser.add_argument("--vs", nargs="+", type=Path, default=[], metavar="B", help="runs of the control")
+    parser.add_argument("--promote", action="store_true", help="list what evidence is missing for a real run")
+    parser.add_argument("--alpha", type=float, default=0.05, help="false alarms to accept, two-sided (default 0.05)")
+    parser.add_argument("--gain", type=float, help="plan seeds for this difference in bpb instead of the observed one")
+    parser.add_argument("--allow", default="", metavar="FIELDS", help=f"compare although these differ: {','.join(ALLOWABLE)}")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    return parser
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Raises ResultError."""
+    allowed = [field for field in args.allow.split(",") if field]
+    if wrong := [field for field in allowed if field not in ALLOWABLE]:
+        raise ResultError(f"--allow {wrong[0]}: allowed are {', '.join(ALLOWABLE)}; other fields make scores meaningless side by side")
+    if not 0 < args.alpha < 0.5:
+        raise ResultError(f"--alpha {args.alpha:g}: allowed are values between 0 and 0.5, such as 0.05")
+    if args.gain is not None and not args.gain > 0:
+        raise ResultError(f"--gain {args.gain:g}: give the difference in bpb that matters, such as 0.005")
+    if args.promote and not args.vs:
+        raise ResultError("--promote needs a control: add --vs and the runs of the same settings without the change")
+    a, b = ([r for path in paths for r in read_results(path)] for paths in (args.a, args.vs))
+    for side, runs in (("A", a), ("B", b)):
+        if runs:
+            check_group(side, runs)
+    if both := {r.folder / r.label for r in a} & {r.folder / r.label for r in b}:
+        raise ResultError(f"{next(iter(both)).name} stands on both sides; name each run once")
+    loose = check_comparable(a + b, allowed)
+    bpb = [values_of(runs, "val_bpb") for runs in (a, b) if runs]
+    noise = noise_floor(*bpb)
+    word, sentence = verdict(a, b, args.alpha, args.gain) if b else ("", "")
+    missing, advice = promotion(a, b, word, loose, args.gain) if args.promote else ([], [])
+    status = 1 if missing else 0
+    if args.json:
+        w = welch(*bpb, 1 - args.alpha) if b else None
+        out = {"a": [r.label for r in a], "b": [r.label for r in b], "val_bpb_a": bpb[0], "val_bpb_b": bpb[1] if b else []}
+        out |= {"verdict": word, "sentence": sentence, "welch": w and dataclasses.asdict(w)}
+        out |= {"noise": noise and dataclasses.asdict(noise), "not_controlled": loose}
+        out |= {"missing": missing, "advice": advice} if args.promote else {}
+        print(json.dumps(out, indent=1))
+        return status
+    for side, runs in (("A", a), ("B", b)):
+        if runs:
+            print(f"{side}: " + ", ".join(safe(r.label, 80) for r in runs))
+    if b:
+        changed = differences(a[0], b[0])
+        print("changed: " + ("\n         ".join(changed) if changed else "nothing, the two sides are the same configuration"))
+    first = a[0].facts
+    print(f"scored: {first.scored['scored_tokens']:.0f} tokens, sha256 {first.hashes['val_tokens_sha256'][:16]}…; {first.about['device']}")
+    print("\n".join(["", *table(a, b, args.alpha), "", *noise_lines(noise, len(a), len(b), args.alpha), *loose]))
+    if b:
+        nats = welch(*(values_of(runs, "val_loss (nats)") for runs in (a, b)))
+        if nats and nats.difference < -RECORD_MARGIN_NATS:
+            shifted = [v - RECORD_MARGIN_NATS for v in values_of(b, "val_loss (nats)")]
+            p = welch(values_of(a, "val_loss (nats)"), shifted).p_lower
+            print(f"better by more than {RECORD_MARGIN_NATS} nats: one-sided p {p:.2g}; a record needs p < {RECORD_P} (docs/track_spec.md)")
+        print(f"\nverdict: {sentence}")
+    if args.promote:
+        print("\npromotion: " + ("not yet; missing:" if missing else "yes: gain after the roundtrip, bytes, runtime and seeds are there"))
+        print("".join(f"  - {text}\n" for text in missing) + "".join(f"  note: {text}\n" for text in advice), end="")
+    return status
+
+
+def main() -> int:
+    try:
+        return compare(command_line().parse_args())
+    except ResultError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
