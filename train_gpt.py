@@ -28,7 +28,6 @@ import difflib
 import errno
 import glob
 import hashlib
-import importlib.util
 import json
 import lzma
 import math
@@ -40,6 +39,7 @@ import signal
 import struct
 import sys
 import time
+import zipfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -52,6 +52,7 @@ import sentencepiece
 import zstandard
 from tqdm import tqdm
 # shared: end imports
+import importlib.util
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -71,18 +72,15 @@ class Setting(NamedTuple):
     help: str
 
 COMMON_SETTINGS = [
-    # run
     Setting("RUN_ID", "", r"(\w[\w.-]{0,99})?", "name of the run's folder under RUNS_DIR, which must be new; empty: date and time"),
     Setting("RUNS_DIR", "runs", ".+", "folder that holds the run folders"),
     Setting("SEED", 1337, (0, 2**31 - 1), "seed of the initial weights and of the order of the data"),
     Setting("PRECISION", "auto", "auto|bf16|fp32", "type of activations; auto: bf16 where the device is fast at it"),
-    # data
     Setting("DATA_PATH", "data/datasets/fineweb10B_sp1024", ".+", "folder with *_train_*.bin and *_val_*.bin shards"),
     Setting("TOKENIZER_PATH", "data/tokenizers/fineweb_1024_bpe.model", ".+", "SentencePiece model, or a byte260 .json"),
     Setting("VAL_TOKENS", 4_194_304, (2, 2**40), "validation targets scored, from the first document on"),
     Setting("AUX_VAL", "", r"(\w+=[^,=]+(,\w+=[^,=]+)*)?", "more sets to score, as name=glob,name=glob; reported beside val_bpb"),
     Setting("EVAL_SEQ_SWEEP", "", r"([1-9]\d{0,4}(,[1-9]\d{0,4})*)?", "context lengths to score too, as 256,512; reported beside val_bpb"),
-    # model
     Setting("VOCAB_SIZE", 1024, (2, 65_536), "pieces of the tokenizer"),
     Setting("NUM_LAYERS", 6, (1, 64), "transformer blocks"),
     Setting("MODEL_DIM", 192, (8, 4096), "width of the residual stream"),
@@ -93,7 +91,6 @@ COMMON_SETTINGS = [
     Setting("LOGIT_SOFTCAP", 30.0, (1.0, 1000.0), "logits are softcap * tanh(logits / softcap)"),
     Setting("QK_GAIN_INIT", 1.5, (0.01, 100.0), "start of the learned gain per query head, after the QK norm"),
     Setting("EMBED_INIT_STD", 0.005, (1e-6, 10.0), "standard deviation of the initial tied embedding"),
-    # training
     Setting("TRAIN_SEQ_LEN", 512, (8, 65_536), "tokens in a training sequence"),
     Setting("TRAIN_BATCH_TOKENS", 131_072, (8, 2**26), "tokens in an optimizer step, over all devices"),
     Setting("MAX_WALLCLOCK_SECONDS", 1800.0, (0.0, 1e7), "training clock: steps and export; 0: no limit, then ITERATIONS ends it"),
@@ -116,12 +113,10 @@ COMMON_SETTINGS = [
     Setting("VAL_LOSS_TOKENS", 65_536, (2, 2**40), "validation targets of such a glance"),
     Setting("TRAIN_LOG_EVERY", 50, (1, 10**9), "steps between log lines"),
     Setting("CHECKPOINT_EVERY_SECONDS", 300.0, (0.0, 1e7), "seconds of training between checkpoints; 0: only when interrupted"),
-    # export
     Setting("BITS_MATRIX", 6, (2, 8), "bits of a weight of the matrices"),
     Setting("BITS_EMBED", 8, (2, 8), "bits of a weight of the tied embedding"),
     Setting("CODEC", "zstd", "zstd|zlib", "compressor of the packed weights, always at its highest level"),
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
-    # scoring
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
     Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets on which the weights before export are scored too, for the export gap"),
@@ -129,6 +124,7 @@ COMMON_SETTINGS = [
 MODEL_KEYS = (
     "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE"
 ).split()  # what an artifact's header carries: enough to rebuild the model and to score it the same way again
+MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
 
 class Settings:
@@ -163,19 +159,20 @@ class Settings:
             raise UserError(f"{source}: {name}={text} is not allowed; allowed: {what}; default: {setting.default}")
         self.values[name], self.sources[name] = value, source
 
-    def read_file(self, path: str | Path) -> None:
-        """Take KEY=VALUE lines from a .env file; `#` starts a comment. The file is parsed, never executed."""
+    def read_file(self, path: str | Path, any_twin: bool = False) -> None:
+        """Take KEY=VALUE lines of a .env file; `#` starts a comment. any_twin: pass over backend settings that do not fit here."""
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as e:
             raise UserError(f"cannot read the settings file {path}: {e}; `ls configs` lists those that come along") from None
         for number, line in enumerate(lines, 1):
-            line = re.sub(r"(^|\s)#.*", "", line).strip()
-            if line:
-                name, equals, value = line.removeprefix("export ").partition("=")
-                if not equals:
-                    raise UserError(f"{path}:{number}: `{line}` is not KEY=VALUE")
-                self.set(name.strip(), value.strip().strip("\"'"), f"{path}:{number}")
+            pair = re.fullmatch(r"""\s*(?:export )?\s*([^\s=#]+)\s*=\s*(?:"(.*)"|'(.*)'|(.*?))\s*(?:\s#.*)?""", line)
+            if not pair and line.strip() and not line.lstrip().startswith("#"):
+                raise UserError(f"{path}:{number}: `{line.strip()}` is not KEY=VALUE")
+            if pair:
+                foreign = any_twin and all(pair[1] != x.name for x in COMMON_SETTINGS)
+                with contextlib.suppress(*[UserError] if foreign else []):
+                    self.set(pair[1], pair[2] or pair[3] or pair[4] or "", f"{path}:{number}")
 
     def read_environment(self, environ: dict[str, str]) -> None:
         """Take settings from the environment; warn about names that look like a misspelt one."""
@@ -184,6 +181,11 @@ class Settings:
                 self.set(name, value, "environment")
             elif close := difflib.get_close_matches(name, self.table, 1, 0.87):
                 self.warnings.append(f"the environment has {name}, which is no setting; did you mean {close[0]}?")
+
+    def as_env(self) -> str:
+        """Lines that read_file turns back into the same values: quoted where a value begins or ends oddly, or has a comment's mark."""
+        odd = {k: f'"{v}"' for k, v in self.values.items() if re.search(r"""^[\s"']|[\s"']$|\s#""", str(v))}
+        return "".join(f"{k}={v}\n" for k, v in (self.values | odd).items())
 
     def help_table(self) -> str:
         rows = [f"  {x.name:<27}{str(x.default) or '(empty)':<12} {x.help}" for x in self.table.values()]
@@ -196,8 +198,6 @@ def nearby(value: int, unit: int) -> str:
 def check_settings(s: Settings) -> None:
     """Check the settings against one another, before anything is loaded. Raises UserError."""
     pairs = [("MODEL_DIM", "NUM_HEADS"), ("NUM_HEADS", "NUM_KV_HEADS"), ("TRAIN_BATCH_TOKENS", "TRAIN_SEQ_LEN")]
-    if s.MICROBATCH_TOKENS:
-        pairs += [("MICROBATCH_TOKENS", "TRAIN_SEQ_LEN"), ("TRAIN_BATCH_TOKENS", "MICROBATCH_TOKENS")]
     for big, small in pairs:
         a, b = s.values[big], s.values[small]
         if a % b:
@@ -209,9 +209,6 @@ def check_settings(s: Settings) -> None:
         raise UserError(f"EVAL_STRIDE={s.EVAL_STRIDE} would leave targets unscored; allowed: up to EVAL_SEQ_LEN={s.EVAL_SEQ_LEN}")
     if not s.MAX_WALLCLOCK_SECONDS and not s.ITERATIONS:
         raise UserError("MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them")
-
-def lengths_to_sweep(s: Settings) -> list[int]:
-    return [int(n) for n in s.EVAL_SEQ_SWEEP.split(",") if n]
 
 def command_line() -> argparse.ArgumentParser:
     table, raw = Settings(SETTINGS).help_table(), argparse.RawDescriptionHelpFormatter
@@ -232,7 +229,9 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
     if args.resume and not (folder / "settings.env").is_file():
         raise UserError(f"--resume {folder}: no settings.env there, so this is no run folder; `ls {s.RUNS_DIR}` shows the runs")
     if folder and not args.config and (folder / "settings.env").is_file():
-        s.read_file(folder / "settings.env")
+        s.read_file(folder / "settings.env", any_twin=bool(args.eval_only))
+        s.values["DEVICE"] = s.DEVICE if args.resume else "auto"  # an artifact is scored wherever it is
+    begun = dict(s.values)
     if args.config:
         s.read_file(args.config)
     s.read_environment(dict(os.environ) if environ is None else environ)
@@ -241,6 +240,8 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
         if not equals:
             raise UserError(f"`{item}` is neither an option nor KEY=VALUE; `--help` lists both")
         s.set(name, value, "command line")
+    if args.resume and (changed := [n for n in begun if s.values[n] != begun[n] and n not in MAY_CHANGE]):
+        raise UserError(f"--resume {folder}: it began with {changed[0]}={begun[changed[0]]}; only {' '.join(MAY_CHANGE)} may change")
     check_settings(s)
     return s
 # shared: end settings
@@ -540,10 +541,9 @@ def role_of(name: str) -> str:
     return ROLES[last]
 
 def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Starting values, the same in both twins for a seed. `weights`: the model's own, kept where the role is vector.
+    """Starting values, the same in both twins for a seed; the role vector keeps those in `weights`, the model's own.
 
-    Matrices that write into the residual stream start at zero, so that every block starts as the identity; the others are
-    normal with standard deviation 1 / sqrt(inputs).
+    Matrices that write into the residual stream start at zero, others normal with standard deviation 1 / sqrt(inputs).
     """
     rng, start = np.random.default_rng([s.SEED, 2**32 - 1]), {}
     for name, value in sorted(weights.items()):
@@ -639,7 +639,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(s) for _ in range(s.NUM_LAYERS))
         self.skips = nn.Parameter(torch.ones(s.NUM_LAYERS // 2, s.MODEL_DIM))
         self.to(runtime.device)
-        length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *lengths_to_sweep(s), 2)
+        length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)), 2)
         cos, sin = rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE, runtime.device)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -697,7 +697,7 @@ class Optimizer:
 
     def __init__(self, model: GPT, s: Settings, runtime: Runtime):
         self.s, self.model, self.stacks = s, model, {}
-        self.params = dict(model.named_parameters())
+        self.params = {name: p for name, p in model.named_parameters() if p.numel()}  # a single block has no skips
         self.adam = {role: [n for n in self.params if role_of(n) == role] for role in ("embed", "vector")}
         for name, p in self.params.items():
             if role_of(name) == "matrix":
@@ -825,8 +825,7 @@ class ArtifactError(UserError):
 
 def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """(r, c) float32 -> scales (r,) float16, symbols (r, c) int8, w ~ scale * symbol; each row's clip has the least squared error."""
-    top = 2 ** (bits - 1) - 1
-    peak = np.abs(w).max(1, keepdims=True)
+    top, peak = 2 ** (bits - 1) - 1, np.abs(w).max(1, keepdims=True)
     best_error = np.full(len(w), np.inf, np.float32)
     scales, symbols = np.zeros(len(w), np.float16), np.zeros(w.shape, np.int8)
     for clip in np.linspace(1.0, 0.5, 11) if bits < 8 else (1.0,):
@@ -904,7 +903,7 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     try:
         stream = zlib.decompressobj()
         header = json.loads(stream.decompress(body[:header_size], MAX_HEADER_BYTES))
-        model = header["model"]
+        model = dict(header["model"])
         tensors = [(str(name), tuple(int(n) for n in shape), int(bits)) for name, shape, bits in header["tensors"]]
         if not stream.eof or set(model) != set(MODEL_KEYS) or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
             raise ValueError("it is cut, has other keys than this version writes, or names a tensor twice")
@@ -912,7 +911,7 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
             known = bits == 16 or (2 <= bits <= 8 and len(shape) == 2)
             if not known or len(shape) > 4 or not all(0 <= n <= MAX_RAW_BYTES for n in shape):
                 raise ValueError(f"tensor {name} has shape {shape} and {bits} bits, which this version does not know")
-    except (ValueError, KeyError, TypeError, zlib.error) as e:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as e:
         raise ArtifactError(f"the header of the artifact is damaged: {e}") from None
     if (total := sum(packed_bytes(shape, bits) for _, shape, bits in tensors)) != raw_size:
         raise ArtifactError(f"the tensors take {total} bytes, but the prefix announces {raw_size}")
@@ -955,8 +954,7 @@ class Clock:
     """Seconds by span. Only the spans `train` and `export` belong to the training clock."""
 
     def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self.current, self.mark = "", 0.0
+        self.seconds, self.current, self.mark = {}, "", 0.0
 
     @contextlib.contextmanager
     def span(self, name: str, synchronize: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -1043,7 +1041,7 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         with np.load(path, allow_pickle=False) as z:
             arrays = {name: z[name] for name in z.files}
         return arrays, json.loads(str(arrays.pop("meta")))
-    except (OSError, ValueError, KeyError, EOFError, zlib.error) as e:
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as e:
         raise UserError(f"cannot read {path}: {e}; without it the run cannot go on from there") from None
 
 def create_run_folder(s: Settings, source: Path) -> Path:
@@ -1056,7 +1054,7 @@ def create_run_folder(s: Settings, source: Path) -> Path:
         raise UserError(f"{folder} exists and is kept as it is; choose another RUN_ID, or go on with it: --resume {folder}") from None
     except OSError as e:
         raise UserError(f"cannot make the run folder {folder}: {e.strerror}; set RUNS_DIR to a folder you may write to") from None
-    atomic_write(folder / "settings.env", lambda f: f.write("".join(f"{k}={v}\n" for k, v in s.values.items()).encode()))
+    atomic_write(folder / "settings.env", lambda f: f.write(s.as_env().encode()))
     atomic_write(folder / "train_gpt.py", lambda f: f.write(source.read_bytes()))
     return folder
 
@@ -1113,7 +1111,7 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     tokens = load_tokens(f"{s.DATA_PATH}/*_val_*.bin", s.VAL_TOKENS, s.VOCAB_SIZE)
     total = audit_bytes(tokens, table)
     hashes = {"val_tokens_sha256": sha256_of(tokens), "tokenizer_sha256": sha256_of(Path(s.TOKENIZER_PATH).read_bytes())}
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         manifest = json.loads((Path(s.DATA_PATH) / "manifest.json").read_text(encoding="utf-8"))
         log("dataset " + kv(name=manifest["name"], note=manifest["note"] or "-"))
     train_tokens = 0
@@ -1158,7 +1156,7 @@ class Stepper:
             loss.backward()
             total += loss.detach()
         if self.runtime.world > 1:
-            values = [p.grad for p in self.model.parameters()] + [total]
+            values = [p.grad for p in self.model.parameters() if p.numel()] + [total]
             flat = torch.cat([v.flatten() for v in values]) / self.runtime.world
             dist.all_reduce(flat)
             for v, mean in zip(values, flat.split([v.numel() for v in values])):
@@ -1362,6 +1360,8 @@ class Run:
             if not (name.startswith("EVAL_") and self.s.sources[name] in ("environment", "command line")):
                 self.s.set(name, str(value), "artifact")
         check_settings(self.s)
+        if (pieces := len(self.data.table.base_bytes)) != self.s.VOCAB_SIZE:
+            raise UserError(f"{path} has VOCAB_SIZE={self.s.VOCAB_SIZE}, but TOKENIZER_PATH={self.s.TOKENIZER_PATH} {pieces} pieces")
         model = GPT(self.s, self.runtime)
         model.load_weights(weights)
         return model
@@ -1382,7 +1382,7 @@ class Run:
                 audit_bytes(tokens, data.table)
                 values = score(model, tokens, s, r, log, name, s.EVAL_SEQ_LEN, s.EVAL_STRIDE)
                 more[name] = bits_per_byte(values, data.table.target_bytes(tokens[:-1], tokens[1:]))[1]
-            for length in lengths_to_sweep(s):
+            for length in map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)):
                 values = score(model, data.val_tokens, s, r, log, f"context {length}", length, min(s.EVAL_STRIDE, length))
                 more[f"context_{length}"] = bits_per_byte(values, data.val_bytes)[1]
             if result["scored_bytes"] <= 8_000_000:  # a plain compressor on the same text, to hold a small model against
@@ -1417,9 +1417,19 @@ class Run:
             else:
                 meta = self.train(model, interrupt)
             interrupt.raises = True
+            if interrupt.signal:
+                raise Interrupted
             sizes = self.export(model)
             result, nats = self.score_artifact(self.folder / "artifact.bin")
             result |= self.export_gap(model, nats)
+            result |= sizes | self.about | {k: meta[k] for k in ("steps", "train_tokens", "epochs")}
+            result |= {"train_seconds": self.clock.training(), "seconds": self.clock.seconds, "settings": s.values}
+            result |= {"peak_memory_bytes": self.runtime.memory()[0], "data_hashes": self.data.hashes}
+            log(kv(peak_memory_bytes=result["peak_memory_bytes"], **{f"{name}_s": spent for name, spent in self.clock.seconds.items()}))
+            if self.runtime.rank == 0:
+                atomic_write(self.folder / "result.json", lambda f: f.write(json.dumps(result, indent=1).encode()))
+            log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
+            return EXIT_OVER_CAP if sizes["total_bytes"] > s.CAP_BYTES else 0
         except Interrupted:
             log(f"interrupted, nothing is lost; {go_on}")
             return 128 + interrupt.signal
@@ -1429,14 +1439,6 @@ class Run:
         except Exception as e:
             log(f"failed: {type(e).__name__}: {e}\nwhat was reached is in {self.folder}; when mended, {go_on}")
             raise
-        result |= sizes | self.about | {k: meta[k] for k in ("steps", "train_tokens", "epochs")}
-        result |= {"train_seconds": self.clock.training(), "seconds": self.clock.seconds, "settings": s.values}
-        result |= {"peak_memory_bytes": self.runtime.memory()[0], "data_hashes": self.data.hashes}
-        log(kv(peak_memory_bytes=result["peak_memory_bytes"], **{f"{name}_s": spent for name, spent in self.clock.seconds.items()}))
-        if self.runtime.rank == 0:
-            atomic_write(self.folder / "result.json", lambda f: f.write(json.dumps(result, indent=1).encode()))
-        log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
-        return EXIT_OVER_CAP if sizes["total_bytes"] > s.CAP_BYTES else 0
 
     def eval_only(self, path: Path) -> int:
         result, _ = self.score_artifact(path)
@@ -1472,7 +1474,7 @@ class Run:
             (order.epoch(total) > 10, f"{order.epoch(total):.0f} passes over the training shards; fetch more of them"),
             (scoring_s > max(s.MAX_WALLCLOCK_SECONDS, 60), "scoring takes longer than training; raise EVAL_STRIDE or lower VAL_TOKENS"),
             (s.EVAL_SEQ_LEN > s.TRAIN_SEQ_LEN and total < 3000, f"few steps for so long a context; try EVAL_SEQ_LEN={s.TRAIN_SEQ_LEN}"),
-            (peak_bytes > 0.9 * all_bytes, f"device memory is nearly full; set MICROBATCH_TOKENS={s.TRAIN_BATCH_TOKENS // 2}"),
+            (peak_bytes > 0.9 * all_bytes, "device memory is nearly full; set or lower MICROBATCH_TOKENS"),
         ):  # fmt: skip
             if wrong:
                 log(f"warning: {advice}")

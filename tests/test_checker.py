@@ -13,11 +13,13 @@ import random
 import re
 import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 
 import pytest
-from folders import NO_PINS, OPEN, RECORD, check, edit, make_folder, reseal, reseed, rules_of, tracks
+from folders import NO_PINS, OPEN, RECORD, ROOT, check, edit, make_folder, reseal, reseed, rules_of, tracks
 from golf import source, texts
 from golf.rules import check_folder
 
@@ -411,6 +413,47 @@ def test_hopeless_folders(tmp_path):
     for i in range(200):
         (folder / str(i)).write_text("")
     assert "200 files" in check(folder).findings[0].measured
+
+
+def test_changed_folders_of_a_pull_request(folder, finished, tmp_path):
+    """The workflow's script: only folders that differ, taken from git as data; verdicts in a pull request are turned down."""
+    repo = tmp_path / "repo"
+    for name in ("scripts", "docs"):
+        shutil.copytree(ROOT / name, repo / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [ROOT / "train_gpt.py", *ROOT.glob("requirements-*.txt")]:
+        shutil.copy(path, repo)
+    person = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHON": sys.executable} | person
+
+    def run(*command):
+        return subprocess.run(command, cwd=repo, env=env, capture_output=True, text=True)
+
+    def commit():
+        assert run("git", "add", "-A").returncode == 0 and run("git", "commit", "-q", "-m", "x").returncode == 0
+
+    run("git", "init", "-q", "-b", "main")
+    old = repo / "records" / OPEN / "2026-11-01_old"
+    old.mkdir(parents=True)
+    (old / "README.md").write_text("nothing of a record")
+    commit()
+    run("git", "tag", "base")
+    make_folder(repo / "records", [finished[0]], OPEN)
+    commit()
+    done = run("bash", "scripts/check_changed_records.sh", "base", "main")
+    assert done.returncode == 0 and "clean" in done.stdout and "checked 1 changed" in done.stdout, done.stdout + done.stderr
+    hidden = repo / "records" / OPEN / "2026-11-21_tiny"
+    (hidden / ".gitattributes").write_text("more.bin export-ignore\n.gitattributes export-ignore\n")
+    (hidden / "more.bin").write_text("x")
+    commit()
+    done = run("bash", "scripts/check_changed_records.sh", "base", "main")
+    assert done.returncode == 1 and "more.bin" in done.stdout and "hidden" in done.stdout
+    run("git", "reset", "-q", "--hard", "HEAD^")
+    (repo / "records" / "verified").mkdir()
+    (repo / "records" / "verified" / "x.json").write_text("{}")
+    commit()
+    done = run("bash", "scripts/check_changed_records.sh", "base", "main")
+    assert done.returncode == 1 and "maintainers" in done.stderr
+    assert run("bash", "scripts/check_changed_records.sh", "base").returncode == 2
 
 
 def test_printing_is_safe():
