@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import queue
@@ -32,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 from golf.child import FRAME, MAX_JSON
-from golf.records import ROOT
+from golf.records import ROOT, digest
 from golf.rules import check_folder
 from golf.runs import sha256_of
 from golf.texts import TextError, read_json, safe
@@ -268,6 +267,8 @@ class Child:
     def stop(self) -> None:
         self.send({"do": "stop"})
         self.receive(None, self.limits["reply_s"], "farewell")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
 
 
 def family(pid: int) -> tuple[list[int], int]:
@@ -533,12 +534,6 @@ class Referee:
 
 
 # The command ----------------------------------------------------------------------------------------------------------
-def digest(verdict: dict) -> str:
-    """What signs a verdict off: the sha256 of everything in it but this."""
-    rest = {key: value for key, value in verdict.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
 def rescore(args: argparse.Namespace) -> dict:
     """The verdict on a folder. Raises NoReferee."""
     report = check_folder(args.folder)

@@ -210,18 +210,6 @@ def readme_text(claim: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-@dataclasses.dataclass
-class Record:
-    """A record folder as the leaderboard sees it; checked by golf.rules."""
-
-    folder: Path
-    claim: dict
-
-    @property
-    def losses(self) -> list[float]:
-        return [run["val_loss"] for run in self.claim["runs"]]
-
-
 def read_logs(folder: Path, stem: str) -> dict[str, LogFacts]:
     """Raises TextError, LogError."""
     return {path.name: parse_log(read_text(path)) for path in ordered_logs(folder, stem)}
@@ -245,6 +233,12 @@ def codec_names(tree: ast.Module) -> tuple[str, ...]:
 
 def load_pins(path: Path = ROOT / "scripts" / "golf" / "pins.json") -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def digest(verdict: dict) -> str:
+    """What signs a referee's verdict off: the sha256 of everything in it but this."""
+    rest = {key: value for key, value in verdict.items() if key != "digest"}
+    return sha256_of(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())
 
 
 def is_date(text: str) -> bool:

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Purpose:  checks the record folders that differ between two commits, as the workflow for pull requests does. The
+#           folders are taken out of git as data; nothing of them is run.
+# Hardware: any; Python 3.11 or newer, no packages.
+# Example:  bash scripts/check_changed_records.sh origin/main HEAD
+# Exit status: 0 all clean, 1 findings, 2 usage.
+set -euo pipefail
+
+if [ $# -ne 2 ]; then
+  printf 'usage: bash %s BASE HEAD\n' "$0" >&2
+  exit 2
+fi
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+
+export GIT_INDEX_FILE="$work/index"
+git -C "$root" read-tree "$2"
+
+status=0
+folders=()
+while IFS= read -r -d '' path; do
+  case "$path" in
+    records/verified/*)
+      echo "$path: verdicts come from maintainers, in a commit of their own" >&2
+      status=1
+      ;;
+    records/track_*/*/*)
+      folder="$(printf '%s' "$path" | cut -d/ -f1-3)"
+      case " ${folders[*]-} " in *" $folder "*) ;; *) folders+=("$folder") ;; esac
+      ;;
+  esac
+done < <(git -C "$root" diff --name-only -z "$1...$2" -- records)
+
+for folder in ${folders[@]+"${folders[@]}"}; do
+  if ! git -C "$root" rev-parse --quiet --verify "$2:$folder" >/dev/null; then
+    echo "$folder: removed"
+    continue
+  fi
+  # Not by git archive, from which a .gitattributes of the folder's own could hide files.
+  git -C "$root" ls-files -z -- "$folder" | git -C "$root" checkout-index -z --stdin --prefix="$work/tree/"
+  bash "$root/scripts/check_submission_folder.sh" "$work/tree/$folder" || status=1
+done
+echo "checked ${#folders[@]} changed record folders"
+exit "$status"

@@ -1,0 +1,352 @@
+"""Rank the records: the table in README.md and the page docs/leaderboard.html, from records/ alone.
+
+    python3 scripts/leaderboard.py            write both
+    python3 scripts/leaderboard.py --check    write nothing; exit status 1 when either is out of date
+
+Every folder is checked first; one with findings is left out and named. A new record must beat the best before it by 0.005 nats per
+token at p < 0.01 (docs/track_spec.md, E3); the table says so, or why not. The verified mark comes from records/verified/<name>.json,
+which the referee writes, and holds only for the very files it saw.
+
+In README.md the table stands between the lines `<!-- leaderboard: begin -->` and `<!-- leaderboard: end -->`.
+Exit status: 0 done, 1 out of date or folders with findings, 2 usage. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import html
+import math
+import sys
+from pathlib import Path
+
+from golf.records import NAME, ROOT, TRACK, Track, digest
+from golf.rules import check_folder
+from golf.runs import sha256_of
+from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, welch_p
+from golf.texts import TextError, read_json, safe
+
+RECORD, OPEN = "track_30min_2mb_local", "track_non_record"
+BEGIN, END = "<!-- leaderboard: begin -->", "<!-- leaderboard: end -->"
+TOP = 10
+STARTING_BPB = 2.3027  # the published soft baseline, not a record
+
+
+@dataclasses.dataclass
+class Entry:
+    folder: Path
+    claim: dict
+    verified: str  # "" or the date of the verdict
+    standing: str = ""  # what the comparison with the best before it says
+    record: bool = False
+
+    @property
+    def where(self) -> str:
+        return f"records/{self.claim['track']}/{self.claim['name']}"
+
+    def losses_like(self, other: Entry) -> list[float] | None:
+        """Nats per token of each seed, per token of the other's tokenizer; None when the two were scored on other text."""
+        mine, theirs = self.claim, other.claim
+        if mine["tokenizer_sha256"] == theirs["tokenizer_sha256"]:
+            same = mine["validation"]["sha256"] == theirs["validation"]["sha256"]
+            return [run["val_loss"] for run in mine["runs"]] if same else None
+        if abs(mine["validation"]["bytes"] / theirs["validation"]["bytes"] - 1) > 0.01:
+            return None
+        per_token = theirs["validation"]["bytes"] / theirs["validation"]["targets"]
+        return [run["val_bpb"] * math.log(2) * per_token for run in mine["runs"]]
+
+
+def verified_on(records: Path, folder: Path, claim: dict) -> str:
+    """The date of a verdict that holds for these very files, else ''."""
+    try:
+        verdict = read_json(records / "verified" / f"{folder.name}.json")
+    except TextError:
+        return ""
+    if not isinstance(verdict, dict) or verdict.get("digest") != digest(verdict) or verdict.get("verified") is not True:
+        return ""
+    seen = (verdict.get("track"), verdict.get("submission_sha256"), verdict.get("code_sha256"))
+    here = (claim["track"], sha256_of((folder / "submission.json").read_bytes()), sha256_of((folder / "train_gpt.py").read_bytes()))
+    return str(verdict.get("date")) if seen == here else ""
+
+
+def read_records(records: Path, tracks: dict[str, Track] = TRACK, pins: dict | None = None) -> tuple[list[Entry], list[str]]:
+    """(entries of clean folders, why others were left out)."""
+    entries, left_out = [], []
+    for track in tracks:
+        for folder in sorted((records / track).glob("*")) if (records / track).is_dir() else []:
+            if not folder.is_dir() or not NAME.fullmatch(folder.name):
+                continue
+            report = check_folder(folder, tracks, pins)
+            if report.findings:
+                rules = ", ".join(sorted({f.rule for f in report.findings}))
+                left_out.append(f"{track}/{folder.name}: {len(report.findings)} findings ({rules}); check_submission_folder.sh names them")
+            else:
+                entries.append(Entry(folder, report.claim, verified_on(records, folder, report.claim)))
+    return entries, left_out
+
+
+def judge(entries: list[Entry]) -> None:
+    """Go through one track by date and say of each entry whether it beat the record that stood before it."""
+    best: Entry | None = None
+    for entry in sorted(entries, key=lambda e: (e.claim["date"], e.claim["val_bpb"], e.claim["name"])):
+        if best is None:
+            entry.standing, entry.record = "first", True
+        elif (mine := entry.losses_like(best)) is None:
+            entry.standing = f"not comparable: scored on other text than {best.claim['name']}"
+        else:
+            theirs = [run["val_loss"] for run in best.claim["runs"]]
+            gain, p = mean(theirs) - mean(mine), welch_p(mine, theirs)
+            if gain < RECORD_MARGIN_NATS:
+                entry.standing = f"no record: {gain:+.4f} nats, {RECORD_MARGIN_NATS} are needed"
+            elif p is None or p >= RECORD_P:
+                entry.standing = f"no record: {gain:+.4f} nats, but p={'?' if p is None else format(p, '.3g')} is not under {RECORD_P}"
+            else:
+                entry.standing, entry.record = f"record by {gain:.4f} nats, p={p:.2g}", True
+        if entry.record:
+            best = entry
+
+
+def ranked(entries: list[Entry], track: str) -> list[Entry]:
+    """Entries of a track, best first; the record lane is judged."""
+    mine = [e for e in entries if e.claim["track"] == track]
+    if track == RECORD:
+        judge(mine)
+    return sorted(mine, key=lambda e: (e.claim["val_bpb"], e.claim["name"]))
+
+
+def millions(n: int) -> str:
+    return f"{n / 1e9:.2f}G" if n >= 1e9 else f"{n / 1e6:.1f}M"
+
+
+# README.md ------------------------------------------------------------------------------------------------------------
+def cell(value: object) -> str:
+    """A stranger's text in a cell of a Markdown table: no markup, no links, no other cells."""
+    text = html.escape(safe(value, 120))
+    return "".join(f"&#{ord(c)};" if c in "|`*_[]~\\" else c for c in text)
+
+
+def readme_table(entries: list[Entry]) -> str:
+    best = ranked(entries, RECORD)
+    open_lane = ranked(entries, OPEN)
+    lines = []
+    if best:
+        lines += [
+            "| val_bpb | sd | n | what | by | bytes | tokens seen | device | verified |",
+            "|---:|---:|---:|---|---|---:|---:|---|---|",
+        ]
+        for e in best[:TOP]:
+            c = e.claim
+            spread = "" if c["val_bpb_sd"] is None else f"{c['val_bpb_sd']:.4f}"
+            what = f"[{cell(c['title'])}]({e.where}) ({e.standing})"
+            rest = [
+                cell(c["author"]),
+                f"{c['total_bytes']:,}",
+                millions(c["train_tokens"]),
+                cell(c["device"]),
+                "✓ " * bool(e.verified) + e.verified,
+            ]
+            lines.append("| " + " | ".join([f"{c['val_bpb']:.4f}", spread, str(c["n"]), what, *rest]) + " |")
+    else:
+        lines.append(
+            f"No record yet. The published starting point is {STARTING_BPB}, a soft one; a first record needs three seeds on one card."
+        )
+    if open_lane:
+        c = open_lane[0].claim
+        lines += ["", f"Open hardware, best of {len(open_lane)}: {c['val_bpb']:.4f} on {c['validation']['targets']:,} targets, "
+                  f"[{cell(c['title'])}]({open_lane[0].where}), {cell(c['device'])}."]  # fmt: skip
+    lines += ["", "All of them, sortable: [docs/leaderboard.html](docs/leaderboard.html)."]
+    return "\n".join([BEGIN, *lines, END])
+
+
+def replaced(readme: str, table: str) -> str | None:
+    """The README with its table; None when the markers are not there, once each and in order."""
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
+        return None
+    return readme[: readme.index(BEGIN)] + table + readme[readme.index(END) + len(END) :]
+
+
+# docs/leaderboard.html ------------------------------------------------------------------------------------------------
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --point: #2f6fde; --muted: #777; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-visible { outline: 2px solid var(--point); }
+th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
+.verified { color: var(--good); } .muted { color: var(--muted); }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.5rem; }
+svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
+svg .axis { stroke: currentColor; stroke-opacity: .4; } svg .grid { stroke: var(--line); }
+svg .step { fill: none; stroke: var(--point); stroke-width: 2; } svg circle { fill: var(--point); fill-opacity: .75; }
+svg circle.other { fill: var(--muted); } svg .cap { stroke: #c33; stroke-dasharray: 4 3; }
+"""
+SCRIPT = """
+for (const table of document.querySelectorAll("table")) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, i) => head.querySelector("button").addEventListener("click", () => {
+    const down = head.getAttribute("aria-sort") === "ascending";
+    heads.forEach(h => h.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const key = row => row.cells[i].dataset.v ?? row.cells[i].textContent;
+    const rows = [...table.tBodies[0].rows].sort((a, b) => {
+      const [x, y] = [key(a), key(b)];
+      const order = head.classList.contains("n") ? x - y : x.localeCompare(y);
+      return down ? -order : order;
+    });
+    table.tBodies[0].append(...rows);
+  }));
+}
+"""
+
+
+def esc(value: object) -> str:
+    return html.escape(safe(value), quote=True)
+
+
+def html_table(entries: list[Entry]) -> str:
+    rows = []
+    for e in entries:
+        c = e.claim
+        sd = c["val_bpb_sd"]
+        what = f'<a href="../{esc(e.where)}">{esc(c["title"])}</a><br><span class="muted">{esc(c["summary"])}</span>'
+        cells = {  # name: (what is shown, the number it sorts by, None for text)
+            "val_bpb": (f"{c['val_bpb']:.5f}", c["val_bpb"]),
+            "sd": ("" if sd is None else f"{sd:.5f}", -1 if sd is None else sd),
+            "n": (str(c["n"]), c["n"]),
+            "what": (what, None),
+            "by": (esc(c["author"]), None),
+            "date": (esc(c["date"]), None),
+            "bytes": (f"{c['total_bytes']:,}", c["total_bytes"]),
+            "tokens seen": (millions(c["train_tokens"]), c["train_tokens"]),
+            "seconds": (f"{c['train_seconds']:.0f}", c["train_seconds"]),
+            "targets": (f"{c['validation']['targets']:,}", c["validation"]["targets"]),
+            "device": (esc(c["device"]), None),
+            "verified": (f'<span class="verified">✓ {esc(e.verified)}</span>' if e.verified else "", None),
+            "standing": (esc(e.standing), None),
+        }
+        tags = ("" if number is None else f' class="n" data-v="{number}"' for _, number in cells.values())
+        rows.append("<tr>" + "".join(f"<td{tag}>{shown}</td>" for tag, (shown, _) in zip(tags, cells.values())) + "</tr>")
+    heads = [(name, number is not None) for name, (_, number) in cells.items()]
+    head = "".join(
+        f'<th{" class=n" if is_number else ""} scope="col"><button type="button">{name}</button></th>' for name, is_number in heads
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n' + "\n".join(rows) + "\n</tbody></table></div>"
+
+
+def scale(low: float, high: float, from_: float, to: float):
+    span = (high - low) or 1.0
+    return lambda value: from_ + (value - low) / span * (to - from_)
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    return [low + (high - low) * i / count for i in range(count + 1)] if high > low else [low]
+
+
+def chart(label: str, points: list[tuple[float, float, str, bool]], x_text, steps: bool, cap: float | None = None) -> str:
+    """An SVG of val_bpb over x. points: (x, val_bpb, words, is a record); `steps`: join the records by a staircase."""
+    xs, ys = [p[0] for p in points] + ([cap] if cap else []), [p[1] for p in points]
+    pad = (max(ys) - min(ys)) * 0.1 or 0.01
+    bottom, top = min(ys) - pad, max(ys) + pad
+    x, y = scale(min(xs), max(xs), 60, 440), scale(bottom, top, 240, 15)
+    parts = [f'<svg viewBox="0 0 460 275" role="img" aria-label="{esc(label)}">']
+    for value in ticks(bottom, top):
+        parts.append(f'<line class="grid" x1="60" x2="440" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        parts.append(f'<text x="54" y="{y(value) + 4:.1f}" text-anchor="end">{value:.3f}</text>')
+    for value in ticks(min(xs), max(xs), 3):
+        parts.append(f'<text x="{x(value):.1f}" y="257" text-anchor="middle">{esc(x_text(value))}</text>')
+    parts.append('<line class="axis" x1="60" x2="440" y1="240" y2="240"/>')
+    if cap:
+        parts.append(f'<line class="cap" x1="{x(cap):.1f}" x2="{x(cap):.1f}" y1="15" y2="240"><title>cap {cap:,.0f} bytes</title></line>')
+    records = sorted(p for p in points if p[3])
+    if steps and records:
+        path = f"M{x(records[0][0]):.1f} {y(records[0][1]):.1f}" + "".join(f"H{x(p[0]):.1f}V{y(p[1]):.1f}" for p in records[1:])
+        parts.append(f'<path class="step" d="{path}H440"/>')
+    for px, py, words, is_record in points:
+        other = "" if is_record else ' class="other"'
+        parts.append(f'<circle{other} cx="{x(px):.1f}" cy="{y(py):.1f}" r="5"><title>{esc(words)}</title></circle>')
+    return "".join([*parts, f'<text x="250" y="272" text-anchor="middle">{esc(label)}</text></svg>'])
+
+
+def charts(entries: list[Entry]) -> str:
+    def day(e: Entry) -> int:
+        return datetime.date.fromisoformat(e.claim["date"]).toordinal()
+
+    over_time, over_bytes = [], []
+    for e in entries:
+        c = e.claim
+        score = f"{c['title']}: {c['val_bpb']:.5f}"
+        over_time.append((day(e), c["val_bpb"], f"{c['date']} {score}", e.record))
+        over_bytes.append((c["total_bytes"], c["val_bpb"], f"{score}, {c['total_bytes']:,} bytes", e.record))
+    by_time = chart("val_bpb over time", over_time, lambda d: datetime.date.fromordinal(round(d)).isoformat(), True)
+    by_bytes = chart("val_bpb against bytes", over_bytes, lambda b: f"{b / 1e6:.2f} MB", False, entries[0].claim["cap_bytes"])
+    return f'<div class="charts">{by_time}{by_bytes}</div>'
+
+
+def page(entries: list[Entry]) -> str:
+    parts = []
+    names = ((RECORD, "Records: one CUDA card comparable to an RTX 4090, 1800 s"), (OPEN, "Open hardware and everything else"))
+    for track, title in names:
+        rows = ranked(entries, track)
+        body = charts(rows) + html_table(rows) if rows else '<p class="muted">Nothing yet.</p>'
+        parts.append(f"<section><h2>{esc(title)}</h2>{body}</section>")
+    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>parameter-golf-local: leaderboard</title>
+<style>{STYLE}</style>
+<h1>parameter-golf-local: leaderboard</h1>
+<p>Bits per byte of held-out FineWeb text by models of at most 2,000,000 bytes, code included; lower is better.
+A click on a heading sorts. ✓: scored again by the referee from the artifact as shipped.
+Generated by <code>scripts/leaderboard.py</code> from <code>records/</code>.</p>
+{"".join(parts)}
+<script>{SCRIPT}</script>
+</html>
+"""
+
+
+def main(argv: list[str] | None = None, tracks: dict[str, Track] = TRACK, pins: dict | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; say whether README.md and the page are up to date")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the repository, with records/, README.md and docs/")
+    args = parser.parse_args(argv)
+    if not (args.root / "records").is_dir():
+        parser.error(f"{args.root} has no records/")
+    entries, left_out = read_records(args.root / "records", tracks, pins)
+    for line in left_out:
+        print(f"left out: {safe(line)}", file=sys.stderr)
+    readme = args.root / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    table = readme_table(entries)
+    wanted = {args.root / "docs" / "leaderboard.html": page(entries)}
+    if (new := replaced(text, table)) is None:
+        print(f"note: README.md has no lines {BEGIN} and {END}, so it gets no table", file=sys.stderr)
+    else:
+        wanted[readme] = new
+    status = int(bool(left_out))
+    for path, content in wanted.items():
+        if path.exists() and path.read_text(encoding="utf-8") == content:
+            continue
+        if args.check:
+            print(f"{path.relative_to(args.root)} is out of date: python3 scripts/leaderboard.py", file=sys.stderr)
+            status = 1
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content, encoding="utf-8", newline="\n")
+            print(f"wrote {path.relative_to(args.root)}")
+    best = ranked(entries, RECORD)
+    print(
+        f"records:{len(best)} open:{len(entries) - len(best)} left_out:{len(left_out)}"
+        + (f" best_val_bpb:{best[0].claim['val_bpb']:.8f}" if best else "")
+    )
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
