@@ -271,32 +271,44 @@ class Child:
             self.process.wait(5)
 
 
+def children_of(pid: int) -> list[int]:
+    """The processes that a process started and that still are, from /proc."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        if os.path.exists(f"/proc/{pid}/task/{pid}/children"):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                    found += map(int, file.read().split())
+            return found
+        for name in filter(str.isdecimal, os.listdir("/proc")):  # a kernel without those lists
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                if int(file.read().rpartition(b")")[2].split()[1]) == pid:
+                    found.append(int(name))
+    return found
+
+
 def family(pid: int) -> tuple[list[int], int]:
-    """(a process and all its descendants, the memory they hold in bytes), from /proc; ([], 0) without one."""
-    parents: dict[int, list[int]] = {}
-    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else []:
-        if name.isdecimal():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    parents.setdefault(int(file.read().rpartition(b")")[2].split()[1]), []).append(int(name))
+    """(a process and all its descendants, the memory they hold in bytes); without a /proc, the process alone and 0."""
     found, memory = [pid], 0
     for member in found:
-        found += parents.get(member, [])
+        found += children_of(member)
         with contextlib.suppress(OSError, ValueError, IndexError):
             with open(f"/proc/{member}/statm", "rb") as file:
                 fields = file.read().split()
-            memory += (int(fields[1]) - int(fields[2])) * 4096  # what it shares (mapped files) would be counted many times
+            memory += (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")  # without what it shares, as mapped files are
     return found, memory
 
 
 def nats_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """-ln softmax(logits)[target]: (B, last, V), (B, last) -> (B, last) float32. Raises Refusal unless all is finite."""
-    top = logits.max(-1, keepdims=True)
-    if not np.isfinite(top).all():
-        raise Refusal("S3", "logits that are not finite")
-    picked = np.take_along_axis(logits, targets[..., None].astype(np.int64), -1)[..., 0]
-    total = np.exp(logits - top).sum(-1)  # nan anywhere shows here
-    nats = np.log(total) + top[..., 0] - picked
+    nats = np.empty(targets.shape, np.float32)
+    buffer = np.empty(logits.shape[1:], np.float32)  # a row at a time stays in the cache
+    for row, target, out in zip(logits, targets, nats):
+        top = row.max(-1, keepdims=True)
+        if not np.isfinite(top).all():
+            raise Refusal("S3", "logits that are not finite")
+        total = np.exp(np.subtract(row, top, out=buffer), out=buffer).sum(-1)  # nan anywhere shows here
+        out[:] = np.log(total) + top[:, 0] - np.take_along_axis(row, target[:, None].astype(np.int64), -1)[:, 0]
     if not np.isfinite(nats).all():
         raise Refusal("S3", "logits that are not finite")
     return nats
