@@ -353,12 +353,12 @@ def examine(args, report):
     report.facts["next"] = " ".join(["bash", script, config] + extra)
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="no calibration and no prediction")
     parser.add_argument("--config", help="the run to predict, a file in configs/")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.config and not os.path.isfile(os.path.join(ROOT, args.config)):
         print(f"error: --config {args.config}: there is no such file; `ls configs` shows those that come along", file=sys.stderr)
         return 2

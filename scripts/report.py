@@ -285,13 +285,13 @@ def write_page(path: Path, content: str) -> None:
         raise ResultError(f"cannot write {path}: {e.strerror}; name another file: -o report.html") from None
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, record folders or logs")
     parser.add_argument("-o", "--output", type=Path, help="the page; default: report.html in the first run's folder")
     parser.add_argument("--tokens", type=int, default=16_384, help="validation tokens to score again (default 16384)")
     parser.add_argument("--logs", action="store_true", help="read logs alone; run nothing")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         if args.tokens < 64:
             raise ResultError(f"--tokens {args.tokens}: at least 64; the default is 16384")

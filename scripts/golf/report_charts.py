@@ -158,6 +158,6 @@ def position_chart(runs: list) -> figure | None:
 
 def context_chart(runs: list) -> figure | None:
     def rows(scores: dict) -> list[tuple[float, float, str]]:
-        return [(int(length), bpb, str(length)) for length, bpb in sorted(scores["context"].items(), key=lambda item: int(item[0]))]
+        return [(length, bpb, str(length)) for length, bpb in sorted(scores["context"])]
 
     return lines(runs, rows, "length of the sliding window", "bpb")

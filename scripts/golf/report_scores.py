@@ -17,7 +17,7 @@ from types import ModuleType
 
 import numpy as np
 
-FORMAT = 1  # of nats.npz; another number makes old caches stale
+FORMAT = 2  # of nats.npz; another number makes old caches stale
 CACHE = "nats.npz"
 SHORTEST_CONTEXT = 32
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,9 +143,9 @@ def compute(trainer: ModuleType, folder: Path, tokens: int, wanted_sha256: str) 
         return trainer.bits_per_byte(nats, target_bytes)[1]
 
     nats, plain = nats_at(s.EVAL_SEQ_LEN, s.EVAL_STRIDE), nats_at(s.EVAL_SEQ_LEN, s.EVAL_SEQ_LEN)
-    context, length = {s.EVAL_SEQ_LEN: bpb(nats)}, s.EVAL_SEQ_LEN // 2
+    context, length = [[s.EVAL_SEQ_LEN, bpb(nats)]], s.EVAL_SEQ_LEN // 2
     while length >= SHORTEST_CONTEXT:
-        context[length] = bpb(nats_at(length, max(1, length * s.EVAL_STRIDE // s.EVAL_SEQ_LEN)))
+        context.append([length, bpb(nats_at(length, max(1, length * s.EVAL_STRIDE // s.EVAL_SEQ_LEN)))])
         length //= 2
     scores = {"seq_len": s.EVAL_SEQ_LEN, "stride": s.EVAL_STRIDE, "pieces": pieces_of(run.data.table, stream), "context": context}
     scores["device"] = run.runtime.about()["device"]

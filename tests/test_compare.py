@@ -1,0 +1,259 @@
+"""compare_runs: the statistics agree with published examples, the verdicts are right, and what is not comparable is refused by name."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import edit, reseed
+
+stats = pytest.importorskip("scipy.stats", reason="scipy is not installed: pip install -r requirements-analysis.txt")
+compare_runs = pytest.importorskip("compare_runs")
+from golf.stats import welch_p  # noqa: E402
+
+# Cushny and Peebles (1905) as R's data set `sleep`; example(t.test) prints its Welch test
+SLEEP = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0], [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+
+# val_bpb of 36 runs that differ in their seed alone: local_cpu_smoke.env with 2 layers, 40 steps, 16,384 targets, one CPU thread
+SEEDS_ALONE = [
+    2.72418, 2.73604, 2.75685, 2.73322, 2.71607, 2.72488, 2.72159, 2.72988, 2.72394, 2.74106, 2.73655, 2.72687, 2.74488, 2.73671, 2.73081,
+    2.73553, 2.72241, 2.72294, 2.73229, 2.73198, 2.73789, 2.74134, 2.72382, 2.70884, 2.73310, 2.72161, 2.72968, 2.73003, 2.73816, 2.72942,
+    2.71992, 2.74145, 2.72812, 2.72518, 2.72253, 2.74675,
+]  # fmt: skip
+
+
+class Runs:
+    """Runs that differ from an honest tiny one in seed and loss; `bpb(x)` is a change of loss that moves val_bpb by x."""
+
+    def __init__(self, run: Path, folder: Path):
+        self.run, self.folder = run, folder
+        result = json.loads((run / "result.json").read_text())
+        self.nats_of_a_bpb = math.log(2) * result["scored_bytes"] / result["scored_tokens"]
+
+    def make(self, name: str, *changes: float, cuda: bool = False) -> list[str]:
+        made = []
+        for seed, change in enumerate(changes, 1):
+            made.append(str(reseed(self.run, self.folder / f"{name}_{seed}", seed, change * self.nats_of_a_bpb, cuda)))
+            edit(Path(made[-1]) / "train.log", ("^setting ITERATIONS=.*", "setting ITERATIONS=0 from:default"))
+        return made
+
+    def edit(self, paths: list[str], *changes: tuple[str, str]) -> None:
+        for path in paths:
+            edit(Path(path) / "train.log", *changes)
+
+
+@pytest.fixture
+def runs(finished, tmp_path: Path) -> Runs:
+    return Runs(finished[0], tmp_path)
+
+
+@pytest.fixture
+def compare(capsys):
+    """Call main(); (exit status, output, errors)."""
+
+    def call(a: list[str], b: list[str], *options: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = compare_runs.main([*a, *(["--vs", *b] if b else []), *options])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+# Statistics ============================================================================================================
+def test_welch_is_the_published_one():
+    w = compare_runs.welch(*SLEEP)
+    assert w.df == pytest.approx(17.776, abs=5e-4) and w.p == pytest.approx(0.07939, abs=5e-6)
+    assert (w.low, w.high) == pytest.approx((-3.3654832, 0.2054832), abs=5e-7)
+    assert w.difference == pytest.approx(0.75 - 2.33) and w.p_lower == pytest.approx(w.p / 2)
+
+
+def test_unequal_sizes_and_variances_against_the_formula():
+    a, b = [19.8, 20.4, 19.6, 17.8, 18.5], [28.2, 26.6, 20.1, 23.3, 25.2, 22.1, 17.7, 27.6]
+    va, vb = np.var(a, ddof=1) / len(a), np.var(b, ddof=1) / len(b)
+    df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    t = (np.mean(a) - np.mean(b)) / np.sqrt(va + vb)
+    w = compare_runs.welch(a, b)
+    assert (w.df, w.p) == pytest.approx((df, 2 * stats.t.cdf(t, df)))
+    half = stats.t.ppf(0.975, df) * np.sqrt(va + vb)
+    assert (w.low, w.high) == pytest.approx((w.difference - half, w.difference + half))
+
+
+def test_the_records_own_statistics_agree_with_scipy():
+    rng = np.random.default_rng(1)
+    for n_a, n_b in ((2, 2), (3, 5), (10, 4)):
+        a, b = rng.normal(2.0, 0.01, n_a).tolist(), rng.normal(2.01, 0.003, n_b).tolist()
+        assert welch_p(a, b) == pytest.approx(compare_runs.welch(a, b).p_lower, rel=1e-9)
+
+
+def test_power_is_that_of_r():
+    assert compare_runs.power_of(1, 1, 20, 0.05) == pytest.approx(0.8689528, abs=1e-5)  # power.t.test(n = 20, delta = 1, sd = 1)
+    assert compare_runs.seeds_needed(1, 1, 0.05, 0.9) == 23  # power.t.test(power = .90, delta = 1): n = 22.02110
+    assert compare_runs.seeds_needed(1e-6, 1) is None
+    assert compare_runs.power_of(100, 1, 3, 0.05) == pytest.approx(1.0)
+
+
+def test_the_findable_difference_is_found_that_often():
+    d, rng = compare_runs.findable(0.01, 4, 4, 0.05), np.random.default_rng(2)
+    a, b = rng.normal(0, 0.01, (4000, 4)), rng.normal(d, 0.01, (4000, 4))
+    found = (stats.ttest_ind(a, b, axis=1).pvalue < 0.05).mean()
+    assert found == pytest.approx(compare_runs.POWER, abs=0.025)
+
+
+@pytest.mark.parametrize("n, low, high", [(3, 0.5, 1.0), (6, 0.8, 1.2)])
+def test_false_alarms_of_the_verdict_on_null_data(monkeypatch, n: int, low: float, high: float):
+    """On groups of real runs that differ in their seed alone: within 20% of nominal, or, with 3 seeds, fewer."""
+    rng, rounds = np.random.default_rng(n), 2000
+    monkeypatch.setattr(compare_runs, "values_of", lambda group, name: group)
+    monkeypatch.setattr(compare_runs, "more_seeds", lambda *_: "")
+    words = []
+    for _ in range(rounds):
+        drawn = rng.permutation(SEEDS_ALONE)[: 2 * n].tolist()
+        words.append(compare_runs.verdict(drawn[:n], drawn[n:], 0.05, None)[0])
+    rate = sum(word != "cannot tell" for word in words) / rounds
+    chance = math.sqrt(0.05 * 0.95 / rounds)  # one sd of a rate measured so
+    assert low * 0.05 - chance < rate < high * 0.05 + chance
+    assert abs(words.count("better") - words.count("worse")) < 5 * chance * rounds
+
+
+def test_noise_floor_pools_groups_and_covers_the_truth():
+    noise = compare_runs.noise_floor([1.0, 3.0], [10.0, 12.0, 14.0], [7.0])
+    assert noise.sd == pytest.approx(math.sqrt((2 + 8) / 3)) and noise.df == 3
+    rng, covered = np.random.default_rng(3), 0
+    for _ in range(400):
+        found = compare_runs.noise_floor(rng.normal(0, 1, 3).tolist(), rng.normal(5, 1, 3).tolist())
+        covered += found.low < 1 < found.high
+    assert covered == pytest.approx(380, abs=16)
+    assert compare_runs.noise_floor([1.0], [2.0]) is None
+
+
+# Verdicts ==============================================================================================================
+def test_a_clear_gain_a_clear_loss_and_no_answer(runs, compare):
+    good, bad = runs.make("good", -0.0105, -0.01, -0.0095), runs.make("bad", 0, 0.0005, -0.0005)
+    wide = runs.make("wide", -0.03, -0.01, 0.02)
+    code, out, _ = compare(good, bad)
+    assert code == 0 and "verdict: better: A is 0.01000 bpb lower" in out and "the same configuration" in out
+    assert "verdict: worse: A is 0.01000 bpb higher" in compare(bad, good)[1]
+    out = compare(wide, bad)[1]
+    assert "verdict: cannot tell: A - B is -0.00667 bpb" in out and "more seeds a side" in out
+    said = json.loads(compare(wide, bad, "--json")[1])
+    assert said["verdict"] == "cannot tell" and said["welch"]["p"] > 0.05 and len(said["val_bpb_a"]) == 3
+
+
+def test_planned_seeds_are_for_the_difference_asked_for(runs, compare):
+    a, b = runs.make("a", 0.001, 0.0, -0.001), runs.make("b", 0.0011, 0.0001, -0.0009)
+    noise, needed = 0.001, compare_runs.seeds_needed(0.002, 0.001)
+    assert f"about {needed - 3} more seeds a side ({needed} in all)" in compare(a, b, "--gain", "0.002")[1]
+    assert f"sd {noise:.5f} (4 degrees" in compare(a, b)[1]
+    assert "more than 200 seeds a side: treat it as none" in compare(a, b, "--gain", "0.00001")[1]
+
+
+def test_single_runs_get_no_verdict(runs, compare):
+    code, out, _ = compare(runs.make("a", -0.5), runs.make("b", 0.0))
+    assert code == 0 and "cannot tell" in out and "run 3 seeds a side" in out and "noise floor: unknown" in out
+
+
+def test_one_group_alone_shows_its_noise(runs, compare):
+    code, out, _ = compare(runs.make("a", 0.0, 0.002, 0.004), [])
+    assert code == 0 and "sd 0.00200 (2 degrees of freedom" in out and "verdict" not in out
+
+
+def test_the_numbers_of_the_table_are_the_runs(runs, compare):
+    a, b = runs.make("a", 0.0, 0.01), runs.make("b", 0.02, 0.05)
+    results = [json.loads((Path(p) / "result.json").read_text()) for p in a + b]
+    means = [np.mean([r["val_bpb"] for r in results[i : i + 2]]) for i in (0, 2)]
+    row = next(line for line in compare(a, b)[1].splitlines() if line.startswith("val_bpb "))
+    assert row.split()[1] == f"{means[0]:.5f}" and row.split()[4] == f"{means[1]:.5f}"
+    assert f"{means[0] - means[1]:+.5f}" in row
+
+
+# Refusals ==============================================================================================================
+@pytest.mark.parametrize(
+    "field, change, allowed",
+    [
+        ("validation hash", (r"val_tokens_sha256:\w{4}", "val_tokens_sha256:beef"), False),
+        ("scored tokens", (r"scored_tokens:\d+", "scored_tokens:77"), False),
+        ("device", ("^device:.*", "device:NVIDIA H200"), True),
+        ("device", ("^devices:.*", "devices:8"), True),
+        ("clock", ("^setting MAX_WALLCLOCK_SECONDS=\\S+", "setting MAX_WALLCLOCK_SECONDS=600.0"), True),
+        ("data", (r"tiny_train_000000.bin:\w{4}", "tiny_train_000000.bin:beef"), True),
+    ],
+)
+def test_what_is_not_comparable_is_refused_by_name(runs, compare, field: str, change: tuple[str, str], allowed: bool):
+    a, b = runs.make("a", 0.0, 0.001), runs.make("b", 0.01, 0.011)
+    runs.edit(a, change)
+    code, out, err = compare(a, b)
+    assert code == 2 and "verdict" not in out and "not comparable" in err
+    assert [line for line in err.splitlines() if line.startswith(f"  {field}: ") and " against " in line]
+    code, out, err = compare(a, b, "--allow", "device,clock,data")
+    assert (code, f"NOT CONTROLLED: {field}" in out) == ((0, True) if allowed else (2, False))
+
+
+def test_a_run_that_stopped_early_is_no_match_for_one_that_used_its_clock(runs, compare):
+    a, b = runs.make("a", 0.0, 0.001), runs.make("b", 0.0, 0.001)
+    runs.edit(a + b, ("^setting MAX_WALLCLOCK_SECONDS=\\S+", "setting MAX_WALLCLOCK_SECONDS=600.0"))
+    runs.edit(a + b, (r" train_s:\S+ export_s", " train_s:590 export_s"))
+    assert compare(a, b)[0] == 0
+    runs.edit(a, (" train_s:590 export_s", " train_s:300 export_s"))
+    code, _, err = compare(a, b)
+    assert code == 2 and "clock: 300" in err and "s were used" in err
+
+
+def test_bad_input_says_what_to_type(runs, compare, tmp_path: Path):
+    a, b = runs.make("a", 0.0, 0.001), runs.make("b", 0.01, 0.011)
+    shutil.copytree(a[0], tmp_path / "again")
+    (tmp_path / "empty").mkdir()
+    for left, right, options, words in (
+        ([*a, str(tmp_path / "again")], b, (), "both of SEED=1"),
+        (a, [a[0]], (), "stands on both sides"),
+        ([str(tmp_path / "none")], b, (), "`ls runs`"),
+        ([str(tmp_path / "empty")], b, (), "--resume"),
+        (a, b, ("--allow", "everything"), "device, clock, data"),
+        (a, b, ("--alpha", "2"), "between 0 and 0.5"),
+        (a, b, ("--gain", "-1"), "such as 0.005"),
+        (a, [], ("--promote",), "add --vs"),
+    ):
+        code, _, err = compare(left, right, *options)
+        assert code == 2 and words in err and err.startswith("error: "), (words, err)
+    runs.edit(a[:1], ("^setting MATRIX_LR=.*", "setting MATRIX_LR=0.5 from:environment"))
+    code, _, err = compare(a, b)
+    assert code == 2 and "A mixes configurations: setting MATRIX_LR is" in err
+
+
+# Promotion =============================================================================================================
+def test_an_idea_with_all_evidence_is_promoted(runs, compare):
+    a, b = runs.make("a", -0.0105, -0.01, -0.0095, cuda=True), runs.make("b", 0, 0.0005, -0.0005, cuda=True)
+    runs.edit(a, ("^setting MATRIX_LR=.*", "setting MATRIX_LR=0.5 from:environment"))
+    code, out, _ = compare(a, b, "--promote")
+    assert code == 0 and "promotion: yes" in out and "MATRIX_LR: 0.5 in A, 0.02 in B" in out
+    assert "note: 0 auxiliary corpora" in out and "note: no sweep" in out
+    assert compare(a, b, "--promote", "--gain", "0.02")[0] == 1
+
+
+def test_each_missing_piece_of_evidence_is_named(runs, compare):
+    def missing(a: list[str], b: list[str], *options: str) -> list[str]:
+        code, out, _ = compare(a, b, "--promote", "--json", *options)
+        assert code == 1
+        return [text.partition(":")[0] for text in json.loads(out)["missing"]]
+
+    changed = ("^setting MATRIX_LR=.*", "setting MATRIX_LR=0.5 from:environment")
+    gains, none = (-0.0105, -0.01, -0.0095), (0, 0.0005, -0.0005)
+    a, b = runs.make("a", *gains, cuda=True), runs.make("b", *none, cuda=True)
+    assert missing(a, b) == ["a change"]
+    runs.edit(a, changed)
+    assert missing(a[:2], b) == ["seeds"] and missing(a, b[:2]) == ["seeds"]
+    assert missing(b, a) == ["gain after the roundtrip"]
+    runs.edit(a[:1], (r"^size (.*)total_bytes:\d+", r"size \1total_bytes:2000001"))
+    edit(Path(a[0]) / "result.json", (r'"total_bytes": \d+', '"total_bytes": 2000001'))
+    assert missing(a, b) == ["bytes"]
+    a, b = runs.make("c", *gains), runs.make("d", *none)  # the tiny run has no limit of seconds
+    runs.edit(a, changed)
+    assert missing(a, b) == ["runtime"]
+    runs.edit(a, ("^device:.*", "device:NVIDIA H200"))
+    assert missing(a, b, "--allow", "device") == ["same conditions", "runtime"]
+    runs.edit(a[:1], ("^export .*", "note: nothing was measured"))
+    runs.edit(a, ("^device:.*", "device:CPU, 1 threads"))
+    assert missing(a, b) == ["export gap", "runtime"]

@@ -1,0 +1,237 @@
+"""doctor: it never crashes, and whatever is missing is reported with the next thing to type."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from data_helpers import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import doctor  # noqa: E402
+from golf import device_probe  # noqa: E402
+
+TORCH, MLX = "scripts/run_cuda_baseline.sh", "scripts/run_mlx_baseline.sh"
+SOURCE = ROOT / "scripts" / "doctor.py"
+DEVICE = {"backend": "torch", "version": "2", "device": "CPU, 2 threads", "precision": "float32", "attention": {"math": True}}
+CARD = DEVICE | {"device": "A card", "capability": [8, 9], "memory_bytes": 24e9, "free_bytes": 23e9, "triton": "3"}
+
+
+@pytest.fixture
+def examine(capsys, monkeypatch, tmp_path: Path):
+    """Call main() in a copy of the few files it reads; (exit status, what it said as JSON)."""
+    root = tmp_path / "clone"
+    shutil.copytree(ROOT / "configs", root / "configs")
+    (root / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "missing_packages.py", root / "scripts")
+    for name in ("requirements-cuda.txt", "requirements-mlx.txt"):
+        shutil.copy(ROOT / name, root)
+    monkeypatch.setattr(doctor, "ROOT", str(root))
+    monkeypatch.setattr(doctor, "probe", lambda python, backend, calibrate: dict(DEVICE))
+    monkeypatch.setattr(doctor.platform, "system", lambda: "Linux")
+
+    def call(*options: str) -> tuple[int, dict]:
+        capsys.readouterr()
+        code = doctor.main(["--json", *options])
+        return code, json.loads(capsys.readouterr().out)
+
+    call.root = root
+    return call
+
+
+def has_line(said: dict, mark: str, name: str, *words: str) -> bool:
+    return any(x["mark"] == mark and x["name"] == name and all(w in x["text"] for w in words) for x in said["lines"])
+
+
+def with_data(root: Path, config: str) -> None:
+    """Files of the right names where a config looks for its data."""
+    settings = doctor.settings_of(config)
+    for name in ("a_train_000000.bin", "a_val_000000.bin"):
+        path = root / settings["DATA_PATH"] / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (root / settings["TOKENIZER_PATH"]).parent.mkdir(parents=True, exist_ok=True)
+    (root / settings["TOKENIZER_PATH"]).touch()
+
+
+def test_old_pythons_can_read_it_and_nothing_else_is_needed():
+    tree = ast.parse(SOURCE.read_text(encoding="utf-8"), feature_version=(3, 6))
+    names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names - {"prepare_run"} <= set(sys.stdlib_module_names), names
+    assert not any(isinstance(node, (ast.NamedExpr, ast.AnnAssign)) for node in ast.walk(tree))
+
+
+def test_an_old_python_runs_it_and_is_told_what_to_type():
+    named = [path for path in (shutil.which(f"python3.{minor}") for minor in range(6, 11)) if path]
+    found = [path for path in named if subprocess.run([path, "-c", ""], capture_output=True).returncode == 0]
+    if not found:
+        pytest.skip("no Python older than 3.11 on this machine")
+    done = subprocess.run([found[0], str(SOURCE), "--quick"], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 1 and not done.stderr, done.stderr
+    assert "MEND  Python" in done.stdout and "3.11 or newer is needed" in done.stdout
+    assert done.stdout.rsplit("mend this first:\n", 1)[1].strip()
+
+
+def test_a_bare_clone_on_a_cpu_is_sent_to_the_smoke_run(examine):
+    code, said = examine("--quick")
+    assert code == 0 and said["ready"] and said["next"] == ["bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env"]
+    assert has_line(said, "note", "data", "FineWeb: there is no", "cached_challenge_fineweb.py")
+    assert has_line(said, "note", "data", "embedded: there is no", "build_embedded_corpus.py")
+    assert has_line(said, "note", "prediction", "waits for the data")
+
+
+def test_the_data_that_is_there_is_seen(examine):
+    with_data(examine.root, doctor.CPU)
+    said = examine("--quick")[1]
+    assert has_line(said, "ok", "data", "embedded: complete") and has_line(said, "note", "data", "FineWeb")
+
+
+def test_missing_packages_are_named(examine):
+    requirements = examine.root / "requirements-cuda.txt"
+    requirements.write_text("no-such-package==1.0\n" + requirements.read_text())
+    code, said = examine("--quick")
+    assert code == 1 and has_line(said, "MEND", "packages", "no-such-package==1.0")
+    assert "pip install -r requirements-cuda.txt" in said["next"][0]
+
+
+def test_a_torch_that_cannot_be_loaded_is_reported(examine, monkeypatch):
+    monkeypatch.setattr(doctor, "probe", lambda python, backend, calibrate: {"error": f"{backend} is broken"})
+    code, said = examine("--quick")
+    assert code == 1 and has_line(said, "MEND", "torch", "torch is broken") and "pip install" in said["next"][0]
+
+
+def test_a_framework_that_ends_its_process_is_survived(tmp_path: Path):
+    dead = tmp_path / "python"
+    dead.write_text("#!/bin/sh\necho 'Segmentation fault' >&2\nkill -9 $$\n")
+    dead.chmod(0o755)
+    assert doctor.probe(str(dead), "torch", False) == {"error": "Segmentation fault"}
+    assert "No such file" in doctor.probe(str(tmp_path / "none"), "torch", False)["error"]
+
+
+def test_a_folder_that_cannot_be_written_is_reported(examine, monkeypatch):
+    def refuse(*args: object, **kw: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(doctor.tempfile, "mkstemp", refuse)
+    code, said = examine("--quick")
+    assert code == 1 and has_line(said, "MEND", "permissions", "runs cannot be written") and "set RUNS_DIR" in said["next"][0]
+
+
+def test_a_full_disk_is_reported(examine, monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 10**6))
+    code, said = examine("--quick")
+    assert code == 1 and has_line(said, "MEND", "disk", "1.0 MB free")
+
+
+def test_a_check_that_fails_in_an_unforeseen_way_is_no_crash(examine, monkeypatch):
+    monkeypatch.setattr(doctor, "check_data", lambda report: 1 / 0)
+    code, said = examine("--quick")
+    assert code == 1 and has_line(said, "MEND", "doctor", "ZeroDivisionError") and has_line(said, "ok", "Python")
+
+
+@pytest.mark.parametrize(
+    "facts, fineweb, want",
+    [
+        (CARD, False, (TORCH, doctor.CUDA, [])),
+        (CARD | {"free_bytes": 8e9}, True, (TORCH, doctor.CUDA, ["MICROBATCH_TOKENS=32768", "EVAL_BATCH_TOKENS=16384"])),
+        (CARD | {"free_bytes": 4e9}, True, (TORCH, doctor.CUDA, ["MICROBATCH_TOKENS=8192", "EVAL_BATCH_TOKENS=16384"])),
+        ({"backend": "mlx", "device": "Apple M4 Pro"}, True, (MLX, doctor.APPLE, [])),
+        ({"backend": "mlx", "device": "Apple M4 Pro"}, False, (MLX, doctor.APPLE_SMOKE, [])),
+        ({"backend": "mlx", "device": "Some processor, CPU"}, True, (MLX, doctor.APPLE_SMOKE, [])),
+        (DEVICE, True, (TORCH, doctor.CPU, [])),
+    ],
+)
+def test_the_run_that_suits_a_device(facts: dict, fineweb: bool, want: tuple):
+    assert doctor.pick_run(facts, fineweb) == want
+    assert (ROOT / want[1]).is_file() and (ROOT / want[0]).is_file()
+
+
+def test_the_prediction_is_what_the_trainer_says(examine, main, monkeypatch):
+    checked = main("--check", MAX_WALLCLOCK_SECONDS=30).out
+    monkeypatch.setattr(doctor, "missing_data", lambda config: "")
+    real_run, seen = doctor.run, []
+
+    def run(command: list[str], seconds: float, **options: object) -> tuple:
+        if "--check" in command:
+            seen.append(command[1:])
+            return 0, checked, ""
+        return real_run(command, seconds, **options)
+
+    monkeypatch.setattr(doctor, "run", run)
+    code, said = examine()
+    steps = dict(x.split(":") for x in checked.split() if x.startswith(("steps:", "warmdown_begins_at_step:", "scoring_s:")))
+    assert code == 0 and seen == [["train_gpt.py", "--config", doctor.CPU, "--check"]]
+    assert has_line(said, "ok", "  training", f"{steps['steps']} steps")
+    assert has_line(said, "ok", "  scoring", f"about {steps['scoring_s']} s")
+    assert has_line(said, "ok", "  warmdown", f"begins at step {steps['warmdown_begins_at_step']} of {steps['steps']}")
+    monkeypatch.setattr(doctor, "run", lambda c, s, **o: (2, "", "error: TRAIN_BATCH_TOKENS=5") if "--check" in c else real_run(c, s, **o))
+    code, said = examine()
+    assert code == 1 and has_line(said, "MEND", "prediction", "TRAIN_BATCH_TOKENS=5")
+
+
+def test_a_warmdown_that_never_begins_is_said(capsys, monkeypatch):
+    line = "check steps:0 train_tokens:0 epochs:0\ncheck warmdown_begins_at_step:0 scoring_s:3\nwarning: few steps\n"
+    monkeypatch.setattr(doctor, "run", lambda *_, **__: (0, line, ""))
+    report = doctor.Report(quiet=True)
+    assert doctor.predict(report, "python3", "train_gpt.py", doctor.CPU, [])
+    said = {"lines": report.lines}
+    assert has_line(said, "note", "  warmdown", "NEVER BEGINS") and has_line(said, "note", "prediction", "few steps")
+
+
+def test_the_calibration_is_kept_by_device_and_read_by_the_tools(examine, monkeypatch):
+    from golf.results import calibration_of
+
+    rates = iter((1000.0, 2000.0))
+    for device in ("CPU, 2 threads", "A card"):
+        facts = DEVICE | {"device": device, "calibration": {"tokens_per_s": next(rates), "by_batch": {}}}
+        monkeypatch.setattr(doctor, "probe", lambda python, backend, calibrate, facts=facts: facts)
+        examine()
+    run = examine.root / "runs" / "some_run"
+    assert calibration_of(run, "CPU, 2 threads") == 1000.0 and calibration_of(run, "A card") == 2000.0
+    assert calibration_of(run, "another") is None
+    run.mkdir()
+    (run / "result.json").write_text(json.dumps({"calibration_tokens_per_s": 7.0}))
+    assert calibration_of(run, "A card") == 7.0
+
+
+def test_a_config_that_is_not_there(capsys):
+    assert doctor.main(["--config", "configs/none.env"]) == 2
+    assert "`ls configs`" in capsys.readouterr().err
+
+
+def test_the_figure_counts_tokens_of_whole_steps(monkeypatch):
+    """The clock moves 0.6 s a step of any size: two steps fit into a second, and the largest batch is the fastest."""
+    now, sizes = [0.0], []
+
+    def step_of(rows: int):
+        sizes.append(rows)
+
+        def step() -> None:
+            now[0] += 0.6
+
+        return step
+
+    monkeypatch.setattr(device_probe.time, "perf_counter", lambda: now[0])
+    found = device_probe.tokens_per_second(step_of)
+    assert sizes == [1, 4, 16, 64, 256] and found["tokens_per_s"] == pytest.approx(256 * 512 / 0.6)
+
+    def slow(rows: int):
+        sizes.append(rows)
+        return lambda: now.__setitem__(0, now[0] + 100.0)
+
+    sizes.clear()
+    assert device_probe.tokens_per_second(slow)["by_batch"] == {512: pytest.approx(5.12)} and sizes == [1]
+
+
+def test_the_probe_of_this_machine():
+    facts = doctor.probe(sys.executable, "torch", False)
+    assert "error" not in facts, facts
+    assert facts["device"].startswith("CPU, ") or "capability" in facts
+    assert facts["attention"]["math"] and os.sep not in facts["precision"]
