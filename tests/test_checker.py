@@ -139,6 +139,23 @@ def packed_bomb(folder):
     change_code(folder, source.HEAD + escaped + source.TAIL)
 
 
+def packed_with_more(folder):
+    packed = source.pack((folder / "train_gpt.py").read_bytes())
+    change_code(folder, packed[: -len(source.TAIL)] + b"abc" + source.TAIL)
+
+
+def appended(folder):
+    """Bytes behind the artifact that no length in it announces, with the log in step."""
+    resize(folder, (folder / "artifact.bin").read_bytes() + b"validation text")
+
+
+def resize(folder, made):
+    (folder / "artifact.bin").write_bytes(made)
+    code = (folder / "train_gpt.py").stat().st_size
+    log(folder, (r"model_bytes:\d+ total_bytes:\d+ cap", f"model_bytes:{len(made)} total_bytes:{code + len(made)} cap"))
+    log(folder, (r"^(total_submission_size_quant_\w+): \d+", rf"\1: {code + len(made)}"))
+
+
 def header_bomb(folder, raw=1 << 40):
     data = bytearray((folder / "artifact.bin").read_bytes())
     struct.pack_into("<Q", data, 16, raw)
@@ -151,10 +168,7 @@ def swollen_header(folder):
     payload = data[28 + struct.unpack_from("<I", data, 8)[0] :]
     header = zlib.compress(b'{"model": {}, "x": "' + b" " * 3_000_000 + b'"}', 9)
     made = data[:8] + struct.pack("<I", len(header)) + data[12:28] + header + payload
-    (folder / "artifact.bin").write_bytes(made)
-    code = (folder / "train_gpt.py").stat().st_size
-    log(folder, (r"model_bytes:\d+ total_bytes:\d+ cap", f"model_bytes:{len(made)} total_bytes:{code + len(made)} cap"))
-    log(folder, (r"^(total_submission_size_quant_\w+): \d+", rf"\1: {code + len(made)}"))
+    resize(folder, made)
 
 
 def other_model(folder):
@@ -165,10 +179,7 @@ def other_model(folder):
     header["model"]["NUM_LAYERS"] += 1
     packed = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     made = data[:8] + struct.pack("<I", len(packed)) + data[12:28] + packed + data[28 + size :]
-    (folder / "artifact.bin").write_bytes(made)
-    code = (folder / "train_gpt.py").stat().st_size
-    log(folder, (r"model_bytes:\d+ total_bytes:\d+ cap", f"model_bytes:{len(made)} total_bytes:{code + len(made)} cap"))
-    log(folder, (r"^(total_submission_size_quant_\w+): \d+", rf"\1: {code + len(made)}"))
+    resize(folder, made)
 
 
 def torch_checkpoint(folder):
@@ -221,6 +232,7 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
     ("no wallclock, a step count instead", "C3", "MAX_WALLCLOCK_SECONDS=0",
      lambda f: all_logs(f, (r"^setting MAX_WALLCLOCK_SECONDS=\S+", "setting MAX_WALLCLOCK_SECONDS=0"))),
     ("calibration outside the clock", "C1", "calibrate_s:601", calibrated_outside),
+    ("a long calibration counts, whatever its name", "C1", "at most 1800", lambda f: spans(f, calibrate=1900.0)),
     ("more steps than the tokens bear out", "C1", "tokens:",
      lambda f: log(f, (r"^trained steps:\d+ tokens:\d+", r"trained steps:40 tokens:3072"))),
     ("step times that do not fit the speed", "C1", "tokens_per_s", lambda f: log(f, (r"^(step:5 .*tokens_per_s:)\d+", r"\g<1>1"))),
@@ -232,6 +244,7 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
     ("an artifact of another run", "E4", "its header says NUM_LAYERS", other_model),
     ("no artifact", "E4", "missing", lambda f: (f / "artifact_seed9.bin").unlink()),
     ("a cut artifact", "S1", "cut", lambda f: (f / "artifact.bin").write_bytes((f / "artifact.bin").read_bytes()[:-9])),
+    ("data behind an artifact", "S1", "appended", appended),
     ("a log of another source", "E4", "code_sha256", lambda f: log(f, ("^code_sha256:.*", "code_sha256:" + "0" * 64))),
     ("two seeds only", "E2", "2 seeds", lambda f: [(f / n).unlink() for n in ("train_seed9.log", "artifact_seed9.bin")]),
     ("the same seed again", "E2", "different seeds",
@@ -263,6 +276,7 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
     ("packed code that is not its source", "B5", "train_gpt_source", packed_with_other_source),
     ("packed code without source", "B5", "missing", packed_alone),
     ("code packed some other way", "B5", "generated code", packed_otherwise),
+    ("something behind packed code", "B5", "follows it", packed_with_more),
     ("a bomb in packed code", "B5", "more than", packed_bomb),
     ("a bomb in the artifact's size", "S1", "bomb", header_bomb),
     ("a bomb in the artifact's header", "S1", "bomb", swollen_header),
