@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import sys
 import pytest
 from folders import NO_PINS, OPEN, RECORD, ROOT, TYPED, check, edit, finish_texts, make_folder, reseed, tracks
 from golf import schema, source, stats
-from golf.records import NUMBERS_BEGIN
+from golf.records import NUMBERS_BEGIN, load_pins
 from golf.runs import LogError, RunError, parse_log, read_run
 from make_record import make
 
@@ -230,3 +231,11 @@ def test_statistics():
     assert stats.welch_p(a, b) == pytest.approx(stats.student_tail(8.520563, 2.941176), rel=1e-5)
     assert stats.welch_p(b, a) > 0.99 and stats.welch_p([1.0], b) is None
     assert stats.welch_p(a, b, margin=0.11) == pytest.approx(0.5)
+
+
+def test_pins_are_well_formed():
+    pins = load_pins()
+    assert set(pins) == {"record_validation", "validation", "train_shards"}
+    assert all(re.fullmatch("[0-9a-f]{64}", pin["sha256"]) and 2 < pin["bytes"] / pin["targets"] < 4 for pin in pins["validation"])
+    known = {pin["sha256"] for pin in pins["validation"]}
+    assert pins["record_validation"] is None or pins["record_validation"] in known

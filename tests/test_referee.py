@@ -20,7 +20,7 @@ from referee import main as referee_main
 import train_gpt
 
 VOCAB, TARGETS, SEQ_LEN, STRIDE = 50, 1200, 64, 16
-LIMITS = DEFAULT_LIMITS | {"start_s": 60.0, "reply_s": 4.0, "memory_bytes": 600 << 20, "processes": 40, "scratch_bytes": 64 << 20}
+LIMITS = DEFAULT_LIMITS | {"start_s": 60.0, "reply_s": 60.0, "memory_bytes": 600 << 20, "processes": 40, "scratch_bytes": 64 << 20}
 SCORER = """
 import numpy as np
 

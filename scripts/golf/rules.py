@@ -337,6 +337,8 @@ def check_log(report: Report, name: str, f: LogFacts, track: Track, code: bytes,
             f"{pins['record_validation'][:16]}, the published tokens",
             fix,
         )
+    if track.record and not pins["record_validation"]:
+        report.notes.append(f"{name}: no published validation hash is pinned; the log says {f.hashes['val_tokens_sha256'][:16]} (S7)")
     if track.record:
         check_record_lane(report, name, f, track, pins)
 
