@@ -3,16 +3,21 @@
 Most submissions here are small NumPy scorers, so that a process starts quickly. SCORER is the honest one; the others change lines of it.
 """
 
+import contextlib
 import json
 import re
 import shutil
+import socket
+import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from folders import make_folder
+from folders import ROOT, make_folder
 from golf.jail import libc
 from referee import DEFAULT_LIMITS, Child, NoReferee, Referee, Refusal, digest, nats_of
 from referee import main as referee_main
@@ -72,9 +77,19 @@ def stream():
 isolated = sys.platform == "linux" and libc is not None
 
 
+def alive(folder):
+    """Processes that were started with something of this folder in their command line, and all they forked."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += [path.parent.name] if f"{folder}/".encode() in path.read_bytes() else []
+    return found
+
+
 @pytest.fixture
-def score(stream, tmp_path):
-    """Score a source: score(SOURCE, probes=6, **limits) -> (nats, found)."""
+def score(stream, tmp_path, monkeypatch):
+    """Score a source: score(SOURCE, probes=6, **limits) -> (nats, found). Afterwards nothing of it may be left."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if not isolated:
         pytest.skip("no Linux namespaces here")
 
@@ -86,8 +101,8 @@ def score(stream, tmp_path):
         except NoReferee as e:
             pytest.skip(str(e))
         finally:
-            alive = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in p.read_bytes()]
-            assert not alive, "a process of the submission is still there"
+            assert not alive(tmp_path), "a process of the submission is still there"
+            assert not list(tmp_path.glob("referee_*")), "a working folder is still there"
 
     return run
 
@@ -169,6 +184,7 @@ CHEATS = {
     "rules out the target for good": ("S3", "out[..., 7] = -np.inf\nreturn out"),
     "answers a smaller alphabet": ("S3", "return out[..., :-1]"),
     "answers too few positions": ("S3", "return out[:, :-1]"),
+    "answers transposed": ("S3", "return out.transpose(1, 0, 2)"),
     "answers more than asked": ("S3", "return np.concatenate([out, out])"),
     "answers words": ("S1", "return 'logits'"),
 }
@@ -276,6 +292,8 @@ def test_the_jail_itself(score, tmp_path):
     """Native code, which no audit hook sees, finds no file, no process, no network and no way to write; then scores honestly."""
     secret = tmp_path / "secret.txt"
     secret.write_text("targets")
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
     body = f"""
 import ctypes, os, struct
 libc = ctypes.CDLL(None, use_errno=True)
@@ -286,6 +304,7 @@ facts = dict(
     submission=libc.open(b"/submission/train_gpt.py", os.O_RDWR) < 0,
     created=libc.open(b"/submission/new", os.O_RDWR | os.O_CREAT, 0o600) < 0 and libc.open(b"/usr/new", os.O_RDWR | os.O_CREAT, 0o600) < 0,
     root=libc.mkdir(b"/new", 0o700) < 0,
+    read_only=all(os.statvfs(path).f_flag & os.ST_RDONLY for path in ("/", "/usr", "/submission", {sys.prefix!r})),
     processes=[p for p in os.listdir("/proc") if p.isdecimal()] in ([], ["1"]),
     parent=os.getppid() == 0,
     user=os.getuid() == 65534 and libc.setuid(0) < 0,
@@ -294,11 +313,44 @@ facts = dict(
     environment="OMP_NUM_THREADS" in os.environ or len(os.environ) < 15,
 )
 fd = libc.socket(2, 1, 0)
-facts["network"] = fd < 0 or libc.connect(fd, struct.pack("<HH4s8x", 2, 80 << 8, bytes([192, 0, 2, 1])), 16) < 0
+facts["network"] = fd < 0 or libc.connect(fd, struct.pack("=H", 2) + struct.pack(">H4s8x", {port}, bytes([127, 0, 0, 1])), 16) < 0
 wrong = [name for name, good in facts.items() if not good]
 if wrong:
     raise ValueError("the jail lets through: " + ", ".join(wrong))"""
-    score(started(body.strip("\n")), probes=2)
+    with server:
+        score(started(body.strip("\n")), probes=2)
+
+
+def test_a_killed_referee_leaves_nothing_behind(stream, tmp_path):
+    """The submission loops; the referee's own process is killed the hard way."""
+    (tmp_path / "train_gpt.py").write_text("while True: pass")
+    (tmp_path / "artifact.bin").write_bytes(b"")
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+from pathlib import Path
+from referee import DEFAULT_LIMITS, Child
+child = Child(Path({str(tmp_path)!r}), "artifact.bin", DEFAULT_LIMITS)
+print(child.work, flush=True)
+child.start()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    work = process.stdout.readline().strip()
+
+    for _ in range(300):
+        if len(alive(work)) >= 2 or process.poll() is not None:  # outside and inside of the process namespace
+            break
+        time.sleep(0.1)
+    if process.poll() is not None:
+        pytest.skip("no namespaces here")
+    process.kill()
+    process.communicate()
+    for _ in range(100):
+        if not alive(work):
+            break
+        time.sleep(0.1)
+    assert not alive(work)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def test_without_isolation_it_says_so(stream, tmp_path):
@@ -327,6 +379,10 @@ def test_softmax():
         torch.from_numpy(logits).double().flatten(0, 1), torch.from_numpy(targets).flatten(), reduction="none"
     )
     assert np.allclose(nats_of(logits, targets).reshape(-1), want.numpy(), rtol=1e-5, atol=1e-5)
+    spoilt = logits.copy()
+    spoilt[1, 2, targets[1, 2]] = -np.inf
+    with pytest.raises(Refusal, match="S3"):
+        nats_of(spoilt, targets)
     for bad in (np.nan, np.inf):
         spoilt = logits.copy()
         spoilt[1, 2, (targets[1, 2] + 1) % 50] = bad

@@ -154,6 +154,7 @@ def enter(spec: dict) -> list[str]:
         root_outside = unshare_all()
         inner = os.fork()
         if inner:
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # should the referee be killed, nothing stays behind
             for fd in (0, 1):
                 os.close(fd)
             _, status = os.waitpid(inner, 0)
@@ -171,6 +172,8 @@ def enter(spec: dict) -> list[str]:
         ]
         active += lacking
     else:
+        if libc is not None:
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         set_limits(spec["limits"])
         active.append("no namespaces: the process sees this machine's files and network with the rights of whoever started it")
     active.append("limits: " + ", ".join(f"{name} {value}" for name, value in spec["limits"].items()))
