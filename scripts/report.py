@@ -299,6 +299,9 @@ def main(argv: list[str] | None = None) -> int:
         for path in args.runs:
             print(f"{path}: reading; scoring its tokens, if nats.npz does not hold them", file=sys.stderr)
             runs += load(path, args.tokens, args.logs)
+        for i, run in enumerate(runs):  # runs of one name from several folders are told apart by a number
+            same = sum(other.label == run.label for other in runs[:i])
+            run.label += f" ({same + 1})" if same else ""
         if len(runs) > MOST_RUNS:
             raise ResultError(f"{len(runs)} runs; a page holds up to {MOST_RUNS}, so name fewer")
         first = args.runs[0]

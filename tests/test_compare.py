@@ -212,6 +212,7 @@ def test_bad_input_says_what_to_type(runs, compare, tmp_path: Path):
         ([str(tmp_path / "none")], b, (), "`ls runs`"),
         ([str(tmp_path / "empty")], b, (), "--resume"),
         (a, b, ("--allow", "everything"), "device, clock, data"),
+        (a, b, ("--allow", "validation hash"), "device, clock, data"),
         (a, b, ("--alpha", "2"), "between 0 and 0.5"),
         (a, b, ("--gain", "-1"), "such as 0.005"),
         (a, [], ("--promote",), "add --vs"),

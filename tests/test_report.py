@@ -99,6 +99,12 @@ def test_a_page_of_ten_runs_is_small(run, make, tmp_path: Path):
     assert code == 2 and "up to 10" in err
 
 
+def test_runs_of_one_name_are_told_apart(run, make, tmp_path: Path):
+    shutil.copytree(run, tmp_path / run.name)
+    code, text, _ = make(run, tmp_path / run.name)
+    assert code == 0 and "tiny (2)" in text and "more bits on 0 of" in text
+
+
 def test_runs_that_cannot_be_compared_are_marked(run, make, tmp_path: Path):
     other = tmp_path / "other"
     shutil.copytree(run, other)

@@ -41,7 +41,7 @@ def curve_chart(runs: list, column: str, label: str) -> figure | None:
         data = {"step": [r["step"] for r in rows], "seconds": [r["train_s"] for r in rows], "y": [r[column] for r in rows]}
         data["tokens"] = [r["step"] * run.batch_tokens for r in rows]
         data |= {"x": data["tokens"], "run": [run.label] * len(rows)}
-        settled += data["y"][max(1, len(rows) // 20) :] if len(rows) > 3 else data["y"]
+        settled += data["y"][max(1, len(rows) // 20) :] or data["y"]
         source = ColumnDataSource(data)
         fig.line("x", "y", source=source, color=color_of(i), line_width=2)
         fig.scatter("x", "y", source=source, color=color_of(i), size=4, alpha=0.6)

@@ -65,7 +65,7 @@ def pieces_of(table: object, tokens: np.ndarray) -> list[str]:
         flush()
         if token not in known:
             known[token] = table.decode([[token]])[0].decode()
-        space = table.leading_space[token] and i and not table.boundary[tokens[i - 1]]
+        space = table.leading_space[token] and not table.boundary[tokens[i - 1]]
         texts[i] = (" " if space else "") + known[token].removeprefix(" ")
     flush()
     return texts
