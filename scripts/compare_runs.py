@@ -31,7 +31,8 @@ try:
     import numpy as np
     from scipy import optimize, stats
 except ImportError:
-    sys.exit("error: compare_runs.py needs scipy; type: python3 -m pip install -r requirements-analysis.txt")
+    print("error: compare_runs.py needs scipy; type: python3 -m pip install -r requirements-analysis.txt", file=sys.stderr)
+    sys.exit(2)
 
 POWER = 0.8  # chance of finding a difference that is there, when seeds are planned
 PROMOTE_SEEDS, PROMOTE_AUXILIARY = 3, 2

@@ -32,6 +32,7 @@ CHECK_SECONDS, PROBE_SECONDS = 600, 240
 RUN_BYTES, FINEWEB_BYTES = 200e6, 600e6  # disk for a few runs, and for validation with two train shards
 CUDA, APPLE, CPU = "configs/local_4090_baseline.env", "configs/local_apple_mlx.env", "configs/local_cpu_smoke.env"
 APPLE_SMOKE = "configs/local_apple_smoke.env"
+TORCH, MLX = "scripts/run_cuda_baseline.sh", "scripts/run_mlx_baseline.sh"
 
 
 class Report:
@@ -118,10 +119,9 @@ def check_packages(report, python, requirements):
         for line in err.strip().splitlines():
             report.say("note", "packages", line.replace("warning: ", ""))
         return True
-    if status is None or not out.strip():
-        report.mend("packages", f"cannot be checked: {last_line(err)}", f"bash scripts/run_cuda_baseline.sh {CPU}")
-        return False
-    report.mend("packages", f"missing: {out.strip()}", f"{os.path.basename(python)} -m pip install -r {requirements}")
+    script, config = (TORCH, CPU) if requirements == "requirements-cuda.txt" else (MLX, APPLE_SMOKE)
+    found = f"missing: {out.strip()}" if status is not None and out.strip() else f"cannot be checked: {last_line(err)}"
+    report.mend("packages", f"{found}; the run scripts install {requirements} into .venv", f"bash {script} {config}")
     return False
 
 
@@ -247,14 +247,14 @@ def check_data(report):
 def pick_run(facts, have_fineweb):
     """(script, config, settings to add) that suit the device."""
     if facts.get("backend") == "mlx":
-        return "scripts/run_mlx_baseline.sh", APPLE if have_fineweb and "CPU" not in facts["device"] else APPLE_SMOKE, []
+        return MLX, APPLE if have_fineweb and "CPU" not in facts["device"] else APPLE_SMOKE, []
     if "capability" not in facts:
-        return "scripts/run_cuda_baseline.sh", CPU, []
+        return TORCH, CPU, []
     extra = []
     if facts["free_bytes"] < 14e9:  # the whole batch of 131,072 tokens does not fit
         extra.append(f"MICROBATCH_TOKENS={32768 if facts['free_bytes'] > 5e9 else 8192}")
         extra.append("EVAL_BATCH_TOKENS=16384")
-    return "scripts/run_cuda_baseline.sh", CUDA, extra
+    return TORCH, CUDA, extra
 
 
 def pairs(line):
@@ -343,7 +343,7 @@ def examine(args, report):
     script, config, extra = pick_run(facts, report.facts.get("data_fineweb"))
     if args.config:
         config, extra = args.config, []
-        script = "scripts/run_mlx_baseline.sh" if facts["backend"] == "mlx" else "scripts/run_cuda_baseline.sh"
+        script = MLX if facts["backend"] == "mlx" else TORCH
     trainer = "train_gpt_mlx.py" if facts["backend"] == "mlx" else "train_gpt.py"
     missing = missing_data(config)
     if missing:

@@ -33,7 +33,9 @@ try:
     from golf import report_charts as charts
     from golf.report_scores import ScoresError, documents_of, scores_of
 except ImportError as e:
-    sys.exit(f"error: report.py needs {e.name}; type: python3 -m pip install -r requirements-cuda.txt -r requirements-analysis.txt")
+    command = "python3 -m pip install -r requirements-cuda.txt -r requirements-analysis.txt"
+    print(f"error: report.py needs {e.name}; type: {command}", file=sys.stderr)
+    sys.exit(2)
 
 MOST_RUNS, DOCUMENTS, EXCERPT = 10, 3, 300  # EXCERPT: tokens shown of a document
 SHADES, BITS_PER_SHADE = 12, 1.25  # colours of a token's bits
