@@ -183,7 +183,6 @@ class Settings:
                 self.warnings.append(f"the environment has {name}, which is no setting; did you mean {close[0]}?")
 
     def as_env(self) -> str:
-        """Lines that read_file turns back into the same values: quoted where a value begins or ends oddly, or has a comment's mark."""
         odd = {k: f'"{v}"' for k, v in self.values.items() if re.search(r"""^[\s"']|[\s"']$|\s#""", str(v))}
         return "".join(f"{k}={v}\n" for k, v in (self.values | odd).items())
 
@@ -592,9 +591,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         B, T, D = x.shape
-        q = linear(x, self.q).view(B, T, self.heads, self.head_dim).transpose(1, 2)  # (B, H, T, head_dim)
-        k = linear(x, self.k).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
-        v = linear(x, self.v).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
+        heads = linear(x, torch.cat((self.q, self.k, self.v))).view(B, T, -1, self.head_dim).transpose(1, 2)  # one product, not three
+        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)  # (B, H, T, head_dim)
         q = rotate(norm(q) * self.q_gain.to(x.dtype)[:, None, None], cos, sin)
         k = rotate(norm(k), cos, sin)
         if q.is_cuda and q.dtype is torch.float32:  # its memory-saving kernel knows no groups (old cards)
@@ -660,11 +658,14 @@ class GPT(nn.Module):
                 x = block(x, x0, cos, sin)
         return norm(x)
 
+    def logits(self, tokens: Tensor, last: int) -> Tensor:
+        """Capped logits of the last `last` positions of each row: (B, T) -> (B, last, V) float32."""
+        logits = linear(self.hidden(tokens)[:, -last:], self.embed).float()
+        return self.softcap * torch.tanh(logits / self.softcap)
+
     def nats(self, tokens: Tensor, targets: Tensor, last: int) -> Tensor:
         """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32."""
-        logits = linear(self.hidden(tokens)[:, -last:], self.embed).float()  # (B, last, V)
-        logits = self.softcap * torch.tanh(logits / self.softcap)
-        return F.cross_entropy(logits.flatten(0, 1), targets[:, -last:].flatten(), reduction="none")
+        return F.cross_entropy(self.logits(tokens, last).flatten(0, 1), targets[:, -last:].flatten(), reduction="none")
 
     def weights(self) -> dict[str, np.ndarray]:
         return {name: p.detach().float().cpu().numpy().copy() for name, p in self.named_parameters()}
@@ -970,7 +971,6 @@ class Clock:
             self.current = outer
 
     def book(self) -> None:
-        """Add the time since the last call to the span that is running."""
         now = time.perf_counter()
         if self.current:
             self.seconds[self.current] = self.seconds.get(self.current, 0.0) + now - self.mark
@@ -1059,8 +1059,7 @@ def create_run_folder(s: Settings, source: Path) -> Path:
     return folder
 
 def peak_process_bytes() -> int:
-    """Most memory this process has held; 0 where the system does not say (Windows)."""
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError):  # Windows does not say
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return 0
@@ -1340,7 +1339,7 @@ class Run:
         self.runtime.from_first("the artifact is written")
         sizes = {"code_bytes": (self.folder / "train_gpt.py").stat().st_size, "model_bytes": path.stat().st_size}
         sizes |= {"total_bytes": sum(sizes.values()), "cap_bytes": s.CAP_BYTES}
-        log("size " + kv(**sizes))
+        log("size " + kv(**sizes, artifact_sha256=sha256_of(path.read_bytes())))
         log(f"total_submission_size_quant_{s.CODEC}: {sizes['total_bytes']} bytes")
         if sizes["total_bytes"] > s.CAP_BYTES:
             log(f"OVER THE CAP by {sizes['total_bytes'] - s.CAP_BYTES} bytes. The largest tensors, packed one by one:")

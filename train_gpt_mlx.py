@@ -180,7 +180,6 @@ class Settings:
                 self.warnings.append(f"the environment has {name}, which is no setting; did you mean {close[0]}?")
 
     def as_env(self) -> str:
-        """Lines that read_file turns back into the same values: quoted where a value begins or ends oddly, or has a comment's mark."""
         odd = {k: f'"{v}"' for k, v in self.values.items() if re.search(r"""^[\s"']|[\s"']$|\s#""", str(v))}
         return "".join(f"{k}={v}\n" for k, v in (self.values | odd).items())
 
@@ -638,11 +637,14 @@ class GPT(nn.Module):
                 x = block(x, x0, cos, sin)
         return norm(x)
 
+    def logits(self, tokens: mx.array, last: int) -> mx.array:
+        """Capped logits of the last `last` positions of each row: (B, T) -> (B, last, V) float32."""
+        logits = linear(self.hidden(tokens)[:, -last:], self.embed).astype(mx.float32)
+        return self.softcap * mx.tanh(logits / self.softcap)
+
     def nats(self, tokens: mx.array, targets: mx.array, last: int) -> mx.array:
         """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32."""
-        logits = linear(self.hidden(tokens)[:, -last:], self.embed).astype(mx.float32)  # (B, last, V)
-        logits = self.softcap * mx.tanh(logits / self.softcap)
-        return nn.losses.cross_entropy(logits, targets[:, -last:]).flatten()
+        return nn.losses.cross_entropy(self.logits(tokens, last), targets[:, -last:]).flatten()
 
     def weights(self) -> dict[str, np.ndarray]:
         return {name: np.array(p) for name, p in tree_flatten(self.parameters())}
@@ -939,7 +941,6 @@ class Clock:
             self.current = outer
 
     def book(self) -> None:
-        """Add the time since the last call to the span that is running."""
         now = time.perf_counter()
         if self.current:
             self.seconds[self.current] = self.seconds.get(self.current, 0.0) + now - self.mark
@@ -1028,8 +1029,7 @@ def create_run_folder(s: Settings, source: Path) -> Path:
     return folder
 
 def peak_process_bytes() -> int:
-    """Most memory this process has held; 0 where the system does not say (Windows)."""
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError):  # Windows does not say
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return 0
@@ -1316,7 +1316,7 @@ class Run:
         self.runtime.from_first("the artifact is written")
         sizes = {"code_bytes": (self.folder / "train_gpt.py").stat().st_size, "model_bytes": path.stat().st_size}
         sizes |= {"total_bytes": sum(sizes.values()), "cap_bytes": s.CAP_BYTES}
-        log("size " + kv(**sizes))
+        log("size " + kv(**sizes, artifact_sha256=sha256_of(path.read_bytes())))
         log(f"total_submission_size_quant_{s.CODEC}: {sizes['total_bytes']} bytes")
         if sizes["total_bytes"] > s.CAP_BYTES:
             log(f"OVER THE CAP by {sizes['total_bytes'] - s.CAP_BYTES} bytes. The largest tensors, packed one by one:")

@@ -182,6 +182,13 @@ def other_model(folder):
     resize(folder, made)
 
 
+def same_size(folder):
+    """Another artifact of exactly the same size."""
+    data = bytearray((folder / "artifact.bin").read_bytes())
+    data[-1] ^= 1
+    (folder / "artifact.bin").write_bytes(data)
+
+
 def torch_checkpoint(folder):
     with zipfile.ZipFile(folder / "model.bin", "w") as z:
         z.writestr("archive/data.pkl", pickle.dumps({"a": 1}))
@@ -195,6 +202,7 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
     ("divided by other bytes than audited", "S6", "scored_bytes", lambda f: rescored(f, byte_ratio=1.05)),
     ("val_bpb that its own numbers do not give", "S6", "from val_loss",
      lambda f: log(f, (r"^(scored|final_\S+) (val_loss:\S+) val_bpb:\S+", r"\1 \2 val_bpb:1.00000000"))),
+    ("another artifact of the same size", "E4", "sha256", same_size),
     # 2. validation set
     ("too few documents", "S7", "val_targets", lambda f: rescored(f, tokens=900, data=True)),
     ("a subset reported as full", "S7", "scored_tokens", lambda f: rescored(f, tokens=900)),

@@ -55,7 +55,8 @@ def test_sizes_are_those_of_the_files(finished, result):
     assert result["model_bytes"] == (folder / "artifact.bin").stat().st_size
     assert result["total_bytes"] == result["code_bytes"] + result["model_bytes"]
     said = line_of(done.out, "size ")
-    assert said == {key: str(result[key]) for key in ("code_bytes", "model_bytes", "total_bytes", "cap_bytes")}
+    artifact = {"artifact_sha256": hashlib.sha256((folder / "artifact.bin").read_bytes()).hexdigest()}
+    assert said == {key: str(result[key]) for key in ("code_bytes", "model_bytes", "total_bytes", "cap_bytes")} | artifact
     assert float(line_of(done.out, "forecast ")["model_bytes"]) == pytest.approx(result["model_bytes"], rel=0.05)
 
 

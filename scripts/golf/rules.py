@@ -468,6 +468,9 @@ def check_artifact(report: Report, log_name: str, f: LogFacts, codecs: tuple[str
             f"{f.size['model_bytes']}, the model_bytes of {log_name}",
             "ship the artifact of that very run",
         )
+    elif (found := sha256_of(data)) != f.about["artifact_sha256"]:
+        said = f"{f.about['artifact_sha256']}, as {log_name} says"
+        report.find(path.name, "E4", f"sha256 {found}", said, "ship the artifact of that very run")
     try:
         outside = artifacts.read_outside(data)
     except artifacts.ArtifactProblem as e:

@@ -123,8 +123,11 @@ def parse_log(text: str) -> LogFacts:
             rest = line[m.end() :]
             by_label.setdefault(m[1], {}).update(numbers(rest))
             finals += m[1] == FINAL
+            hexes = {k: v for k, v in pairs(rest).items() if re.fullmatch(r"[0-9a-f]{64}", v)}
             if m[1] == "data":
-                hashes |= {k: v for k, v in pairs(rest).items() if re.fullmatch(r"[0-9a-f]{64}", v)}
+                hashes |= hexes
+            elif m[1] == "size":
+                about |= hexes
         elif (m := PAIR.fullmatch(line)) and not line.startswith(("epoch:", "begins_at_step:")):
             about[m[1]] = m[2].strip()
     wanted = {
@@ -135,6 +138,7 @@ def parse_log(text: str) -> LogFacts:
         **{f"{name}:<number>": about.get(name, "").isdecimal() for name in ("seed", "devices")},
         "trained": {"steps", "tokens", "train_s"} <= by_label.get("trained", {}).keys(),
         "size": {"code_bytes", "model_bytes", "total_bytes", "cap_bytes"} <= by_label.get("size", {}).keys(),
+        "size artifact_sha256": "artifact_sha256" in about,
         "total_submission_size_quant_<codec>": said_total is not None,
         "scored": {"val_loss", "val_bpb", "scored_tokens", "scored_bytes", "scoring_s"} <= by_label.get("scored", {}).keys(),
         "peak_memory_bytes … train_s export_s": set(COUNTED_SPANS) <= spans.keys(),
