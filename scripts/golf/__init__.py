@@ -9,6 +9,10 @@
     stats      mean, sd, Welch's test
     child      the side of the referee that runs the submission, and its jail
     texts      strangers' text made safe to print
+    results    runs and records as rows to compare, with the device's calibration figure
+    report_*   what report.py shows: scores of tokens, charts (Bokeh), the page
+    device_probe  what doctor.py asks of torch or MLX, in a process of its own
 
-Standard library only, except for the referee's parent, so that a folder can be checked on a bare machine.
+Standard library only, except for the referee's parent, report_* and device_probe, so that a folder can be checked on
+a bare machine.
 """
