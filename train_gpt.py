@@ -52,6 +52,7 @@ import sentencepiece
 import zstandard
 from tqdm import tqdm
 # shared: end imports
+import atexit
 import importlib.util
 import torch
 import torch.distributed as dist
@@ -283,6 +284,7 @@ class Runtime:
         if self.world > 1:
             dist.init_process_group("nccl" if self.cuda else "gloo")
             self.control = dist.new_group(backend="gloo")
+            atexit.register(dist.destroy_process_group)
 
     def synchronize(self) -> None:
         if self.cuda:
@@ -307,10 +309,6 @@ class Runtime:
         if self.world > 1:
             dist.broadcast_object_list(box, group=self.control)
         return box[0]
-
-def leave_process_group() -> None:
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
 
 def resolve_device(s: Settings) -> Runtime:
     """Pick device, precision and compilation; fall back with a reason where the machine lacks something. Raises UserError."""
@@ -1234,6 +1232,9 @@ class Run:
         lane = "record" if r.cuda and r.world == 1 and 0 < s.MAX_WALLCLOCK_SECONDS <= 1800 else "open hardware"  # docs/track_spec.md
         self.about = {"run_id": s.RUN_ID, "seed": s.SEED, "lane": lane, "devices": r.world} | r.about()
         self.about |= {"python": platform.python_version(), "numpy": np.__version__, "code_sha256": sha256_of(self.source.read_bytes())}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # how fast scripts/doctor.py found this device to be
+            known = json.loads((Path(s.RUNS_DIR) / "calibration.json").read_text(encoding="utf-8"))
+            self.about["calibration_tokens_per_s"] = float(known[self.about["device"]]["tokens_per_s"])
         for name, value in self.about.items():
             self.log(kv(**{name: value}))
 
@@ -1492,8 +1493,6 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # before the run folder was made, or while scoring alone: there is nothing to keep
-    finally:
-        leave_process_group()
 # shared: end main
 if __name__ == "__main__":
     sys.exit(main())

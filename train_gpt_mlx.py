@@ -299,9 +299,6 @@ class Runtime:
     def from_first(self, text: str) -> str:
         return text
 
-def leave_process_group() -> None:
-    """Nothing to leave: MLX runs here in one process."""
-
 def resolve_device(s: Settings) -> Runtime:
     """Pick device, precision and compilation; fall back with a reason where the machine lacks something. Raises UserError."""
     notes: list[str] = []
@@ -1211,6 +1208,9 @@ class Run:
         lane = "record" if r.cuda and r.world == 1 and 0 < s.MAX_WALLCLOCK_SECONDS <= 1800 else "open hardware"  # docs/track_spec.md
         self.about = {"run_id": s.RUN_ID, "seed": s.SEED, "lane": lane, "devices": r.world} | r.about()
         self.about |= {"python": platform.python_version(), "numpy": np.__version__, "code_sha256": sha256_of(self.source.read_bytes())}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # how fast scripts/doctor.py found this device to be
+            known = json.loads((Path(s.RUNS_DIR) / "calibration.json").read_text(encoding="utf-8"))
+            self.about["calibration_tokens_per_s"] = float(known[self.about["device"]]["tokens_per_s"])
         for name, value in self.about.items():
             self.log(kv(**{name: value}))
 
@@ -1469,8 +1469,6 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # before the run folder was made, or while scoring alone: there is nothing to keep
-    finally:
-        leave_process_group()
 # shared: end main
 if __name__ == "__main__":
     sys.exit(main())

@@ -244,3 +244,14 @@ def test_import_and_help_touch_nothing(tmp_path):
     process = start_trainer("-c", f"import os; os.chdir({str(tmp_path)!r})\n{code}", command=())
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0 and "usage: " in out, err
+
+
+def test_the_device_speed_that_the_doctor_kept_goes_into_the_result(main, tmp_path):
+    import torch
+
+    (tmp_path / "runs").mkdir()
+    device = f"CPU, {torch.get_num_threads()} threads"
+    (tmp_path / "runs/calibration.json").write_text(json.dumps({device: {"tokens_per_s": 1234.5}}))
+    done = main(RUN_ID="x", ITERATIONS=2)
+    assert done.code == 0 and "calibration_tokens_per_s:1234.5\n" in done.out
+    assert json.loads((tmp_path / "runs/x/result.json").read_text())["calibration_tokens_per_s"] == 1234.5
