@@ -27,6 +27,7 @@ TINY = dict(
     EVAL_BATCH_TOKENS=1024, GAP_TOKENS=300,
 )  # fmt: skip
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored, and its children too
 torch.set_num_threads(1)  # as the commands get it, so that their numbers are the same bits
 
 
