@@ -11,7 +11,8 @@ Runs land in RUNS_DIR/<name of FILE>/<run>_s<seed>. Type the same command again 
 interrupted ones go on, broken ones are named and left alone until `--retry` moves them aside. What FILE may hold is in
 docs/local_loop.md.
 
-Exit status: 0 all runs finished, 1 some did not, 2 bad input or refused, 130/143 interrupted (type the same to go on).
+Exit status: 0 all runs finished, 1 some did not (--dry-run: something is in the way), 2 bad input or refused, 130/143 interrupted
+(type the same to go on).
 """
 
 from __future__ import annotations
@@ -124,10 +125,10 @@ def places_for(args: argparse.Namespace, campaign: Campaign) -> list[Place]:
             reason = str(e).strip().splitlines()[0]
             raise CampaignError(f"--ray {args.ray}: {reason}; `ray status` shows a cluster that runs here") from None
         room = cluster.room()
+        unit = f"{cpus} CPU{'s'[: cpus > 1]}" if cpus else "1 GPU"
         if not room:
-            what = f"{cpus} CPUs" if cpus else "a GPU"
-            raise CampaignError(f"--ray {args.ray}: no node has {what} for a run; --ray-cpus N runs on N CPUs instead")
-        shared = f"on a Ray cluster, {f'{cpus} CPUs' if cpus else '1 GPU'} a run"
+            raise CampaignError(f"--ray {args.ray}: no node has {unit} for a run; --ray-cpus N runs on N CPUs instead")
+        shared = f"on a Ray cluster, {unit} a run"
         return [Place(f"on Ray, {i + 1} of {room}", shared, ray_job(cluster)) for i in range(room)]
     if args.jobs > 1:
         if "cuda" in kinds:
@@ -233,6 +234,10 @@ class Worker:
                         free.append(w.place)
                         self.end(w, status)
                 time.sleep(POLL_SECONDS)
+        except BaseException:
+            for w in working:
+                w.job.stop(signal.SIGTERM)  # nobody would hear of their end
+            raise
         finally:
             self.stop.restore()
         return self.stop.number
@@ -295,10 +300,16 @@ def dry_run(campaign: Campaign, seen: dict[str, tuple[Planned, Seen]], places: i
     missing = {prepare_run.missing_data(Path(p.settings.DATA_PATH), Path(p.settings.TOKENIZER_PATH)) for p in campaign.plan}
     for text in sorted(missing - {""}):
         print(f"data: there is no {text}; it is fetched or built first, where the repository knows how")
+    try:
+        check_unchanged(seen, campaign.folder)
+        refused = ""
+    except CampaignError as e:
+        refused = str(e)
+        print(f"error: {refused}", file=sys.stderr)
     over = [name for name, size in sizes.items() if size and size[0] > size[1]]
     if over:
         print(f"error: over the cap, by the trainer's forecast: {', '.join(over)}; lower BITS_MATRIX or MODEL_DIM", file=sys.stderr)
-    return 1 if over else 0
+    return 1 if over or refused else 0
 
 
 def prepare_data(campaign: Campaign, todo: list[Planned], here: bool) -> None:

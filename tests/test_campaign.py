@@ -60,7 +60,7 @@ def main(argv):
         stopped = []
         signal.signal(signal.SIGINT, lambda *a: stopped.append(130))
         signal.signal(signal.SIGTERM, lambda *a: stopped.append(143))
-        (folder / "waiting").touch()
+        (folder / "waiting").write_text(str(os.getppid()))
         while not stopped:
             time.sleep(0.01)
         (folder / "checkpoint.npz").touch()
@@ -331,6 +331,7 @@ def test_other_settings_or_source_are_not_mixed_unless_told(bench):
     done = bench()
     assert done.code == 2 and "lr_s1 (finished): MATRIX_LR was 0.03, is 0.04 now" in done.err and len(bench.ran()) == 4
     assert "base_s1 (" not in done.err
+    assert bench("--dry-run").code == 1
     bench.write(seeds="[1, 2, 3]")
     bench.trainer.write_text(STUB + "# edited\n")
     done = bench()
@@ -449,6 +450,15 @@ def two_nodes(bench, tmp_path, monkeypatch):
     cluster.shutdown()
 
 
+def wait_on_a_node(folder: Path, name: str) -> int:
+    """Wait until a run waits on a node; the process that started it there."""
+    until = time.time() + 60
+    while not (found := [path for path in folder.glob(f"campaign_*/runs/{name}/waiting") if path.read_text()]):
+        assert time.time() < until
+        time.sleep(0.05)
+    return int(found[0].read_text())
+
+
 def test_a_ray_cluster_runs_them_and_their_files_come_back(bench, two_nodes, tmp_path):
     bench.common = [item for item in bench.common if not item.startswith("DEVICE")]
     bench.write(BASE, LR, seeds="[1]")
@@ -466,10 +476,7 @@ def test_a_ray_cluster_runs_them_and_their_files_come_back(bench, two_nodes, tmp
 
     bench.write(BASE, LR, L4, seeds="[1]")  # the third waits to be interrupted
     process = bench.start("--ray", two_nodes, "--ray-cpus", "1")
-    until = time.time() + 60
-    while not list(tmp_path.glob("campaign_*/runs/l4_s1/waiting")):
-        assert time.time() < until and process.poll() is None, process.communicate()
-        time.sleep(0.05)
+    wait_on_a_node(tmp_path, "l4_s1")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "l4_s1 stopped; it goes on from there" in out, out + err
@@ -485,6 +492,16 @@ def test_a_ray_cluster_that_cannot_help_says_so(bench, two_nodes):
     process = bench.start("--ray", two_nodes, "--ray-cpus", "64")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2 and "no node has 64 CPUs for a run" in err, out + err
+
+
+def test_a_run_lost_with_its_node_has_failed_and_can_start_again(bench, two_nodes, tmp_path):
+    bench.common = [item for item in bench.common if not item.startswith("DEVICE")]
+    bench.write(L4, seeds="[1]")
+    process = bench.start("--ray", two_nodes)
+    os.kill(wait_on_a_node(tmp_path, "l4_s1"), signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "l4_s1 FAILED with exit status 1: the node or its worker was lost" in out, out + err
+    assert not (bench.runs / "camp" / "l4_s1").exists()
 
 
 # ---------------------------------------------------------------------------------------------- with the real trainer
