@@ -61,7 +61,8 @@ def main(argv):
         signal.signal(signal.SIGINT, lambda *a: stopped.append(130))
         signal.signal(signal.SIGTERM, lambda *a: stopped.append(143))
         (folder / "waiting").write_text(str(os.getppid()))
-        while not stopped:
+        until = time.time() + 100  # not for ever, should nobody end it
+        while not stopped and time.time() < until:
             time.sleep(0.01)
         (folder / "checkpoint.npz").touch()
         return stopped[0]
