@@ -541,9 +541,14 @@ def norm(x: mx.array) -> mx.array:
     """Root-mean-square norm over the last dimension, without weights."""
     return mx.fast.rms_norm(x, None, 1e-6)
 
+# a @ b for a CPU: without a right operand that lies transposed in memory, backward too, a slow BLAS takes half the time.
+cpu_product = mx.custom_function(lambda a, b: a @ mx.contiguous(b))
+cpu_product.vjp(lambda ab, g, _: (g @ mx.contiguous(ab[1].swapaxes(-2, -1)), ab[0].swapaxes(-2, -1) @ g))
+
 def linear(x: mx.array, weight: mx.array) -> mx.array:
     """Weights live in float32 and are cast to the type of the activations at use."""
-    return x @ weight.astype(x.dtype).T
+    w = weight.astype(x.dtype).T
+    return x @ w if mx.default_device().type == mx.gpu else cpu_product(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], -1)
 
 def rotary_table(length: int, head_dim: int, base: float) -> tuple[mx.array, mx.array]:
     """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
@@ -576,8 +581,21 @@ class Attention(nn.Module):
         v = linear(x, self.v).reshape(B, T, self.kv_heads, self.head_dim).swapaxes(1, 2)
         q = rotate(norm(q) * self.q_gain.astype(x.dtype)[:, None, None], cos, sin)
         k = rotate(norm(k), cos, sin)
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.head_dim**-0.5, mask="causal")
-        return linear(y.swapaxes(1, 2).reshape(B, T, D), self.out)
+        return linear(self.attend(q, k, v).swapaxes(1, 2).reshape(B, T, D), self.out)
+
+    def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """(B, heads, T, head_dim). A CPU goes through the queries in blocks, to pass over the keys that none of a block sees."""
+        if mx.default_device().type == mx.gpu:
+            return mx.fast.scaled_dot_product_attention(q, k, v, scale=self.head_dim**-0.5, mask="causal")
+        B, _, T, width = q.shape
+        q, done = (self.head_dim**-0.5 * q).reshape(B, self.kv_heads, -1, T, width), []
+        for first in range(0, T, 128):
+            block, end = q[:, :, :, first : first + 128], min(first + 128, T)
+            scores = cpu_product(block.reshape(B, self.kv_heads, -1, width), k[:, :, :end].swapaxes(2, 3))
+            mask = mx.where(mx.arange(first, end)[:, None] < mx.arange(end), -mx.inf, 0.0).astype(q.dtype)
+            shares = mx.softmax(scores.reshape(*block.shape[:-1], end) + mask, -1).reshape(scores.shape)
+            done.append(cpu_product(shares, v[:, :, :end]).reshape(block.shape))
+        return mx.concatenate(done, 3).reshape(B, self.heads, T, width)
 
 class MLP(nn.Module):
     """Two matrices with a squared ReLU between them (Primer, arXiv:2109.08668)."""
@@ -657,16 +675,14 @@ class GPT(nn.Module):
 
 # Optimizer ============================================================================================================
 def orthogonalize(g: mx.array, steps: int) -> mx.array:
-    """Quintic Newton-Schulz iteration towards U V^T of each matrix of a stack (n, r, c) (Jordan et al., Muon, 2024).
-
-    In float32 throughout: in bf16, MLX gives nan here.
-    """
+    """Quintic Newton-Schulz iteration towards U V^T of each matrix of a stack (n, r, c) (Jordan et al., Muon, 2024). MLX: nan in bf16."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = g.shape[-2] > g.shape[-1]
     x = g.swapaxes(-2, -1) if tall else g
     x = x / (mx.sqrt(mx.square(x).sum((-2, -1), keepdims=True)) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.swapaxes(-2, -1)
+        turned = x.swapaxes(-2, -1)
+        gram = x @ turned if mx.default_device().type == mx.gpu else cpu_product(x, turned)
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.swapaxes(-2, -1) if tall else x
 

@@ -197,6 +197,24 @@ def test_state_goes_on_from_where_it_was_saved(both):
         np.testing.assert_array_equal(second.state()[name], value)
 
 
+@pytest.mark.parametrize("length", [1, 128, 300])
+def test_attention_in_blocks_is_that_of_mlx(both, length):
+    """The blocks are for a CPU; a GPU has MLX's own, and the other tests are shorter than one block."""
+    import mlx.core as mx
+
+    model = Pair(both, "NUM_KV_HEADS=2").models[1]  # 4 query heads, 8 wide
+    rng = np.random.default_rng(4)
+    qkv = [mx.array(rng.normal(size=(2, heads, length, 8)).astype(np.float32)) for heads in (4, 2, 2)]
+    gradient = [mx.array(rng.normal(size=(2, 4, length, 8)).astype(np.float32))]
+
+    def theirs(q, k, v):
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=8**-0.5, mask="causal")
+
+    (mine, my_grads), (its, its_grads) = (mx.vjp(f, qkv, gradient) for f in (model.blocks[0].attn.attend, theirs))
+    for one, other in zip(mine + my_grads, its + its_grads):
+        np.testing.assert_allclose(np.array(one), np.array(other), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 6), (2, 6, 8)])
 def test_newton_schulz_is_float32(both, shape):
     """In bf16 it gives nan in MLX. The reference is the other twin's in float64."""
