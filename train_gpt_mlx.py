@@ -114,9 +114,9 @@ COMMON_SETTINGS = [
     Setting("BITS_EMBED", 8, (2, 8), "bits of a weight of the tied embedding"),
     Setting("QUANT", "clip", "clip|step", "clip: BITS_* and a scale per row; step: whole multiples of one step per matrix, for CODEC=rans"),
     Setting("STEP_MATRIX", 0.4, (0.01, 8.0), "QUANT=step: step of a matrix, in root mean squares of its weights"),
-    Setting("STEP_EMBED", 0.08, (0.001, 8.0), "QUANT=step: step of the tied embedding, in root mean squares of its weights"),
+    Setting("STEP_EMBED", 0.04, (0.001, 8.0), "QUANT=step: step of the tied embedding, in root mean squares of its weights"),
     Setting("CALIBRATION_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose inputs guide the rounding (GPTQ); 0: to nearest"),
-    Setting("GPTQ_DAMP", 0.01, (1e-4, 10.0), "added to the second moments of these inputs, as a share of their mean"),
+    Setting("GPTQ_DAMP", 0.05, (1e-4, 10.0), "added to the second moments of these inputs, as a share of their mean"),
     Setting("TARGET_BYTES", 0, (0, 2**40), "QUANT=step: scale both steps so that code + model come just below it; 0: leave them"),
     Setting("CODEC", "zstd", "zstd|zlib|rans", "compressor of the packed weights, always at its highest level; rans: our entropy coder"),
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
@@ -850,29 +850,26 @@ def sections(tensors: list) -> list[tuple[str, int, int]]:
         parts += [("i1" if bits else "<i2", *shape)] if bits < 16 else []
     return parts
 
-def rans_tables(scales: np.ndarray, parts: list, frequency: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The table of each symbol, by the scales of its row and column; of each entry its frequency and those before it in its table."""
-    ends = np.cumsum([0, *(n for _, rows, columns in parts for n in (rows, columns))])
-    pairs = ((scales[a:b, None] + scales[b:c]) % RANS_TABLES for a, b, c in zip(ends[:-2:2], ends[1:-1:2], ends[2::2]))
-    return np.concatenate([x.ravel() for x in pairs]), frequency.ravel(), (np.cumsum(frequency, 1) - frequency).ravel()
-
 def rans_encode(raw: bytes, parts: list) -> bytes:
     """Interleaved rANS (arXiv:1311.2540, 1402.3392): symbol i goes through lane i modulo RANS_LANES, in words of 2 bytes."""
-    at, scales, values = 0, [], []
+    at, scales, values, table = 0, b"", [], []
     for kind, rows, columns in parts:
         a = np.frombuffer(raw, kind, rows * columns, at).reshape(rows, columns)
         at += a.nbytes
         values.append(a.ravel())
         power = np.square(a, dtype=np.float32) + np.float32(0.002)
         own = kind != "u1" and a.size  # bytes of float16 values have tables 0 and 1, the others one for each half octave of their size
-        scales += [np.log2(power.mean(1)) + 16, np.log2(power.mean(0) / power.mean())] if own else [np.zeros(rows), np.arange(columns)]
-    scales, values = np.rint(np.concatenate(scales)).astype(np.int64).astype(np.uint8), np.concatenate(values).astype(np.int64)
+        pair = (np.log2(power.mean(1)) + 16, np.log2(power.mean(0) / power.mean())) if own else (np.zeros(rows), np.arange(columns))
+        row, column = (np.rint(x).astype(np.int64).astype(np.uint8) for x in pair)
+        scales += row.tobytes() + column.tobytes()
+        table.append((row[:, None] + column).ravel() % RANS_TABLES)
+    table, values = (np.concatenate(x).astype(np.int64) for x in (table, values))
     low, width = values.min(initial=0), int(values.max(initial=0) - values.min(initial=0)) + 1
-    entry = rans_tables(scales, parts, np.zeros((1, 1)))[0].astype(np.int64) * width + values - low
+    entry = table * width + values - low
     n = np.bincount(entry, minlength=RANS_TABLES * width).reshape(RANS_TABLES, width)
     frequency = np.where(n, 1 + n * (65536 - np.count_nonzero(n, 1)[:, None]) // np.maximum(1, n.sum(1))[:, None], 0)
     frequency[np.arange(RANS_TABLES), n.argmax(1)] += 65536 - frequency.sum(1)
-    _, f, before = rans_tables(scales, parts, frequency)
+    f, before = frequency.ravel(), (np.cumsum(frequency, 1) - frequency).ravel()
     state, words = np.full(RANS_LANES, RANS_LOW, "<i8"), []
     for at in range((len(entry) - 1) // RANS_LANES * RANS_LANES, -1, -RANS_LANES):
         e, x = entry[at : at + RANS_LANES], state[: len(entry) - at]
@@ -881,17 +878,20 @@ def rans_encode(raw: bytes, parts: list) -> bytes:
         x[full] >>= 16
         x[:] = (x // f[e] << 16) + x % f[e] + before[e]
     planes = frequency.astype("<i4").view(np.uint8).reshape(-1, 4).T[:3]
-    side = zlib.compress(low.astype("<i4").tobytes() + scales.tobytes() + planes.tobytes(), 9)
+    side = zlib.compress(low.astype("<i4").tobytes() + scales + planes.tobytes(), 9)
     return len(side).to_bytes(4, "little") + side + state.tobytes() + b"".join(reversed(words))
 
 def rans_decode(data: bytes, parts: list) -> bytes:
     """The payload that rans_encode coded. Raises ValueError or zlib.error on anything else."""
-    begin, stream, n = 4 + int.from_bytes(data[:4], "little"), zlib.decompressobj(), 4 + sum(rows + columns for _, rows, columns in parts)
-    side = np.frombuffer(stream.decompress(data[4:begin], min(n, MAX_RANS_BYTES) + 3 * RANS_TABLES * 65536), np.uint8)
-    frequency = np.tensordot([1, 1 << 8, 1 << 16], side[n:].reshape(3, RANS_TABLES, -1).astype(np.int64), 1)
-    if not stream.eof or (frequency.sum(1) != 65536).any():
+    begin, stream, at, table = 4 + int.from_bytes(data[:4], "little"), zlib.decompressobj(), 4, []
+    side = np.frombuffer(stream.decompress(data[4:begin], MAX_RANS_BYTES + 3 * RANS_TABLES * 65536), np.uint8)
+    for _, rows, columns in parts:
+        table.append((side[at : at + rows, None] + side[at + rows : at + rows + columns]).ravel() % RANS_TABLES)
+        at += rows + columns
+    frequency = np.tensordot([1, 1 << 8, 1 << 16], side[at:].reshape(3, RANS_TABLES, -1).astype(np.int64), 1)
+    if not stream.eof or stream.unused_data or (frequency.sum(1) != 65536).any():
         raise ValueError("its tables are cut or do not add up")
-    table, f, before = rans_tables(side[4:n], parts, frequency)
+    table, f, before = np.concatenate(table), frequency.ravel(), (np.cumsum(frequency, 1) - frequency).ravel()
     slots = np.repeat(np.arange(len(f), dtype=np.int32), f).reshape(RANS_TABLES, 65536)
     state, entries, used = np.frombuffer(data, "<i8", RANS_LANES, begin).copy(), np.empty(len(table), np.int32), 0
     words = np.frombuffer(data[begin + 8 * RANS_LANES :], "<u2").astype(np.int64)
@@ -940,7 +940,7 @@ def pack_tensor(w: np.ndarray, bits: int, step: float = 0.0, hessian: np.ndarray
     scales, symbols = quantize_rows(w, bits) if bits else (grid := grid_step(w, step), round_to_grid(w, grid, hessian, damp))
     return scales.astype("<f2").tobytes() + symbols.astype("<i2" if not bits else "i1").tobytes()
 
-def unpack_tensor(raw: memoryview, shape: tuple[int, ...], bits: int) -> np.ndarray:
+def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndarray:
     """The float32 weights that pack_tensor's bytes stand for."""
     (_, halves, _), *symbols = sections([(None, shape, bits)])
     scales = np.frombuffer(raw[: 2 * halves], "<f2").astype(np.float32)
@@ -954,8 +954,7 @@ def packed_bytes(shape: tuple[int, ...], bits: int) -> int:
 def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict | None = None, factor: float = 1.0) -> bytes:
     """Quantize and pack weights, with the settings that rebuild the model. Raises UserError on weights that are not finite.
 
-    For QUANT=step: hessians by name of weight, see round_to_grid, and a factor for both steps.
-    """
+    For QUANT=step: hessians for round_to_grid, by the names of weights, and a factor for both steps."""
     hessians = hessians or {}
     for name, w in weights.items():
         if not np.isfinite(w).all() or np.abs(w).max(initial=0) > 65_000 or not np.isfinite(hessians.get(name, 0)).all():
@@ -994,17 +993,14 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
                 raise ValueError(f"tensor {name} has shape {shape} and {bits} bits, which this version does not know")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as e:
         raise ArtifactError(f"the header of the artifact is damaged: {e}") from None
-    if (total := sum(packed_bytes(shape, bits) for _, shape, bits in tensors)) != raw_size:
-        raise ArtifactError(f"the tensors take {total} bytes, but the prefix announces {raw_size}")
+    sizes = [packed_bytes(shape, bits) for _, shape, bits in tensors]
+    if sum(sizes) != raw_size:
+        raise ArtifactError(f"the tensors take {sum(sizes)} bytes, but the prefix announces {raw_size}")
     raw = decompress(bytes(body[header_size:]), CODECS[codec], raw_size, sections(tensors))
     if zlib.crc32(raw) != crc:
         raise ArtifactError("the checksum of the weights is wrong; the file is damaged")
-    weights, at = {}, 0
-    for name, shape, bits in tensors:
-        size = packed_bytes(shape, bits)
-        weights[name] = unpack_tensor(memoryview(raw)[at : at + size], shape, bits)
-        at += size
-    return model, weights
+    pieces = np.split(np.frombuffer(raw, np.uint8), np.cumsum(sizes)[:-1])
+    return model, {name: unpack_tensor(piece, shape, bits) for (name, shape, bits), piece in zip(tensors, pieces)}
 
 def fit_artifact(weights: dict[str, np.ndarray], s: Settings, code_bytes: int, hessians: dict | None = None) -> tuple[float, bytes]:
     """(factor, artifact): both steps times a factor, from 1/8 to 8, so that code and artifact end at most 0.2% below TARGET_BYTES.
@@ -1456,7 +1452,7 @@ class Run:
             packed = {name: len(encode_artifact({name: w}, s)) for name, w in weights.items()}
             for name in sorted(packed, key=packed.get, reverse=True)[:8]:
                 log("  " + kv(tensor=name, shape=weights[name].shape, bits=bits_of(s, name), bytes=packed[name]))
-            log("Lower BITS_MATRIX, NUM_LAYERS, MODEL_DIM or MLP_MULT; --check forecasts the size without training.")
+            log("Lower BITS_MATRIX, raise STEP_MATRIX, or lower NUM_LAYERS or MODEL_DIM; --check forecasts the size without training.")
         return sizes
 
     def load_artifact(self, path: Path) -> GPT:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import struct
+import sys
 import tracemalloc
 import zlib
 
@@ -33,6 +34,9 @@ from train_gpt import (
     round_to_grid,
     unpack_tensor,
 )
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from golf import artifacts  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
 # sha256 over the decoded weights of each golden file: names in order, each followed by its float32 in little-endian order
@@ -699,3 +703,11 @@ def test_prefix_fields_are_checked(field, value):
 def test_no_pickle_is_read_anywhere():
     source = (ROOT / "train_gpt.py").read_text(encoding="utf-8")
     assert "import pickle" not in source and "torch.load" not in source and "allow_pickle=True" not in source
+
+
+@pytest.mark.parametrize("name", GOLDEN_SHA256)
+def test_the_checker_reads_the_outside_of_every_version(name):
+    outside = artifacts.read_outside((GOLDEN / name).read_bytes())
+    assert outside.version == (2 if "step" in name or "rans" in name else 1)
+    assert outside.codec == ("zlib", "zstd", "rans").index(name.partition("_")[0])
+    assert outside.model == decode_artifact((GOLDEN / name).read_bytes())[0]
