@@ -378,7 +378,7 @@ def normal_weights():
 def test_the_target_is_met_from_below(codec, target):
     s = export_settings(CODEC=codec, QUANT="step", TARGET_BYTES=target + 5000)
     factor, data = fit_artifact(normal_weights(), s, 5000)
-    assert 0.998 * target <= len(data) <= target
+    assert (0.998 if codec == "rans" else 0.98) * target <= len(data) <= target  # sizes of zstd jump
     assert data == encode_artifact(normal_weights(), s, None, factor)
     assert forecast_bytes(normal_weights(), s, 5000) == len(data)
 
