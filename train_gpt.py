@@ -855,14 +855,11 @@ def grid_step(w: np.ndarray, step: float) -> np.float32:
     return np.float32(np.float16(min(max(6.2e-5, step * rms), 65_000.0)))
 
 def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, damp: float) -> np.ndarray:
-    """(r, c) -> (r, c) int16 of least error in the outputs for inputs x, where hessian is the mean of x x^T, (c, c); None: to nearest.
-
-    GPTQ (arXiv:2210.17323): column after column, each makes good what the rounding before it did to the outputs.
-    """
+    """(r, c) -> (r, c) int16, so that w x errs least over inputs x with hessian = mean of x x^T, (c, c); None: rounded to nearest."""
     h = np.eye(w.shape[1]) if hessian is None else hessian.astype(np.float64)
     lower = np.linalg.cholesky(np.linalg.inv(h + (damp * np.trace(h) / len(h) + 1e-12) * np.eye(len(h)))).astype(np.float32)
     error, rounded = np.empty(w.T.shape, np.float32), np.empty(w.T.shape, np.int16)
-    for i, column in enumerate(np.ascontiguousarray(w.T)):
+    for i, column in enumerate(np.ascontiguousarray(w.T)):  # GPTQ (arXiv:2210.17323): make good what rounding has done so far
         want = column - lower[i, :i] @ error[:i]
         rounded[i] = nearest = np.clip(np.rint(want / step), -32767, 32767)
         error[i] = (want - step * nearest) / lower[i, i]
@@ -965,8 +962,8 @@ def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
 
 def pack_tensor(w: np.ndarray, bits: int, step: float = 0.0, hessian: np.ndarray | None = None, damp: float = 0.0) -> bytes:
     """float16 for bits 16; else float16 scales and whole numbers: int8 with a scale per row, or for bits 0 int16 with one step."""
-    if bits == 16:
-        return w.astype("<f2").tobytes()
+    if bits == 16:  # beside rounded matrices, 7 significant bits of 11 are plenty, and zeros cost nothing
+        return (w.astype("<f2").view("<u2") + (8 if step else 0) & (0xFFF0 if step else 0xFFFF)).astype("<u2").tobytes()
     w = np.asarray(w, np.float32)
     scales, symbols = quantize_rows(w, bits) if bits else (grid := grid_step(w, step), round_to_grid(w, grid, hessian, damp))
     return scales.astype("<f2").tobytes() + symbols.astype("<i2" if not bits else "i1").tobytes()
@@ -991,7 +988,7 @@ def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict 
         if not np.isfinite(w).all() or np.abs(w).max(initial=0) > 65_000 or not np.isfinite(hessians.get(name, 0)).all():
             raise UserError(f"cannot export {name}: it holds nan, inf or values beyond float16; lower the learning rates")
     tensors = [[name, list(w.shape), bits_of(s, name)] for name, w in sorted(weights.items(), key=lambda x: (bits_of(s, x[0]), x[0]))]
-    step = {"embed": s.STEP_EMBED * factor, "matrix": s.STEP_MATRIX * factor, "vector": 0.0}
+    step = {"embed": s.STEP_EMBED * factor, "matrix": s.STEP_MATRIX * factor, "vector": s.QUANT == "step"}
     raw = b"".join(pack_tensor(weights[n], bits, step[role_of(n)], hessians.get(n), s.GPTQ_DAMP) for n, _, bits in tensors)
     header = {"model": {key: getattr(s, key) for key in MODEL_KEYS}, "tensors": tensors}
     header_bytes = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
@@ -1034,10 +1031,7 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     return model, {name: unpack_tensor(piece, shape, bits) for (name, shape, bits), piece in zip(tensors, pieces)}
 
 def fit_artifact(weights: dict[str, np.ndarray], s: Settings, code_bytes: int, hessians: dict | None = None) -> tuple[float, bytes]:
-    """(factor, artifact): both steps times a factor, from 1/8 to 8, so that code and artifact end at most 0.2% below TARGET_BYTES.
-
-    Without a target the factor is 1. Where 8 does not do, the artifact is too large; where 1/8 is more than needed, smaller.
-    """
+    """(factor on both steps, from 1/8 to 8; artifact that with the code takes 99.8 to 100% of TARGET_BYTES, if these factors reach it)."""
     target, a_bit_each = s.TARGET_BYTES - code_bytes, sum(w.size for w in weights.values()) / 8
     low, high, x, best = -6.0, 6.0, 0.0, None  # log2 of the factor
     for _ in range(16):

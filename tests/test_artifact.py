@@ -43,9 +43,9 @@ GOLDEN = ROOT / "tests" / "golden"
 GOLDEN_SHA256 = {
     "zlib_bits_6_8.bin": "08f9ff3353fec106d5108b6fdd7bc46b55ad1d9151484303afe4a83b1fb77cf4",
     "zstd_bits_2_5.bin": "f42752cdda8ec4e60a0337077514b6e58b39b42c442af1238661566e7a5240a4",
-    "rans_step_40_8.bin": "b1fe7b212d03bdf3d577fb2d78d41a190c95d9052e3a2667189f87353511292f",
+    "rans_step_40_8.bin": "ccff353657d310802a2d9d5b648bf4a59fce72d9e3ba4b1377ef86a7577ec17a",
     "rans_bits_6_8.bin": "08f9ff3353fec106d5108b6fdd7bc46b55ad1d9151484303afe4a83b1fb77cf4",
-    "zstd_step_150_20.bin": "3b773cd0b3372dae9d5d8d63f3ba3f8c076458807d4ba942fe69fd812bd55bbd",
+    "zstd_step_150_20.bin": "7da3132e515e6ba8a063a54259dd614cb50698799839476fce441ea85daf6eb2",
 }
 PREFIX = "<4sBBHIIQI"  # docs/artifact_format.md
 
@@ -194,7 +194,9 @@ def test_grids_round_trip_and_independent_reader_agrees(codec, matrix, embed):
     by_page, weights_by_page = decode_by_the_page(data)
     assert model == by_page and digest(weights) == digest(weights_by_page)
     for name, w in some_weights().items():
-        if w.size and name not in ("skips", "blocks.0.mix"):
+        if name in ("skips", "blocks.0.mix"):
+            assert (np.abs(weights[name] - w) <= np.abs(w) * 0.0085).all()  # 7 significant bits
+        else:
             step = grid_step(w, (embed if name == "embed" else matrix) / 100)
             assert np.abs(weights[name] - w).max() <= step * 0.5001
             np.testing.assert_array_equal(np.rint(weights[name] / step) * step, weights[name])
