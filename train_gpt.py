@@ -116,7 +116,13 @@ COMMON_SETTINGS = [
     Setting("CHECKPOINT_EVERY_SECONDS", 300.0, (0.0, 1e7), "seconds of training between checkpoints; 0: only when interrupted"),
     Setting("BITS_MATRIX", 6, (2, 8), "bits of a weight of the matrices"),
     Setting("BITS_EMBED", 8, (2, 8), "bits of a weight of the tied embedding"),
-    Setting("CODEC", "zstd", "zstd|zlib", "compressor of the packed weights, always at its highest level"),
+    Setting("QUANT", "clip", "clip|step", "clip: BITS_* and a scale per row; step: whole multiples of one step per matrix, for CODEC=rans"),
+    Setting("STEP_MATRIX", 0.4, (0.01, 8.0), "QUANT=step: step of a matrix, in root mean squares of its weights"),
+    Setting("STEP_EMBED", 0.04, (0.001, 8.0), "QUANT=step: step of the tied embedding, in root mean squares of its weights"),
+    Setting("CALIBRATION_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose inputs guide the rounding (GPTQ); 0: to nearest"),
+    Setting("GPTQ_DAMP", 0.05, (1e-4, 10.0), "added to the second moments of these inputs, as a share of their mean"),
+    Setting("TARGET_BYTES", 0, (0, 2**40), "QUANT=step: scale both steps so that code + model come just below it; 0: leave them"),
+    Setting("CODEC", "zstd", "zstd|zlib|rans", "compressor of the packed weights, always at its highest level; rans: our entropy coder"),
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
@@ -207,6 +213,8 @@ def check_settings(s: Settings) -> None:
         raise UserError(f"MODEL_DIM={s.MODEL_DIM} gives heads of odd width, which cannot be rotated; {even}")
     if s.EVAL_STRIDE > s.EVAL_SEQ_LEN:
         raise UserError(f"EVAL_STRIDE={s.EVAL_STRIDE} would leave targets unscored; allowed: up to EVAL_SEQ_LEN={s.EVAL_SEQ_LEN}")
+    if s.QUANT == "clip" and (s.TARGET_BYTES or s.CALIBRATION_TOKENS):
+        raise UserError("TARGET_BYTES and CALIBRATION_TOKENS need QUANT=step; set it, or set them to 0")
     if not s.MAX_WALLCLOCK_SECONDS and not s.ITERATIONS:
         raise UserError("MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them")
 
@@ -816,8 +824,9 @@ def score(
 # shared: begin artifact
 # Layout (docs/artifact_format.md): prefix | header, JSON in zlib | payload, compressed by the codec.
 ARTIFACT_PREFIX = struct.Struct("<4sBBHIIQI")  # magic, version, codec, 0, header bytes, payload bytes, raw payload bytes, crc32 of raw
-ARTIFACT_MAGIC, ARTIFACT_VERSION, CODECS = b"PGLA", 1, ("zlib", "zstd")
+ARTIFACT_MAGIC, CODECS = b"PGLA", ("zlib", "zstd", "rans")  # version 1 knows neither rans nor tensors of 0 bits
 MAX_HEADER_BYTES, MAX_RAW_BYTES, MAX_TENSORS = 1 << 20, 1 << 28, 10_000  # bounds for decoding what strangers send
+RANS_LANES, RANS_TABLES, RANS_LOW, MAX_RANS_BYTES = 64, 64, 1 << 24, 1 << 25
 
 class ArtifactError(UserError):
     """The bytes are not a whole, valid artifact."""
@@ -836,65 +845,165 @@ def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
         best_error[better], scales[better], symbols[better] = error[better], scale[better, 0], q[better].astype(np.int8)
     return scales, symbols
 
-def bits_of(s: Settings, name: str) -> int:
-    return {"matrix": s.BITS_MATRIX, "embed": s.BITS_EMBED, "vector": 16}[role_of(name)]
+def grid_step(w: np.ndarray, step: float) -> np.float32:
+    """The step of a matrix under QUANT=step, of which weights become whole multiples: float16(step * sqrt(mean(w^2))), at least 6.2e-5.
 
-def compress(raw: bytes, codec: str) -> bytes:
+    `step` is STEP_MATRIX or STEP_EMBED, times the factor of TARGET_BYTES. To train for this very grid, let the forward pass
+    use grid_step * round(w / grid_step), and let the gradient pass as if nothing were rounded.
+    """
+    rms = math.sqrt(np.square(w, dtype=np.float64).sum() / max(1, w.size))
+    return np.float32(np.float16(min(max(6.2e-5, step * rms), 65_000.0)))
+
+def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, damp: float) -> np.ndarray:
+    """(r, c) -> (r, c) int16, so that w x errs least over inputs x with hessian = mean of x x^T, (c, c); None: rounded to nearest."""
+    h = np.eye(w.shape[1]) if hessian is None else hessian.astype(np.float64)
+    lower = np.linalg.cholesky(np.linalg.inv(h + (damp * np.trace(h) / len(h) + 1e-12) * np.eye(len(h)))).astype(np.float32)
+    error, rounded = np.empty(w.T.shape, np.float32), np.empty(w.T.shape, np.int16)
+    for i, column in enumerate(np.ascontiguousarray(w.T)):  # GPTQ (arXiv:2210.17323): make good what rounding has done so far
+        want = column - lower[i, :i] @ error[:i]
+        rounded[i] = nearest = np.clip(np.rint(want / step), -32767, 32767)
+        error[i] = (want - step * nearest) / lower[i, i]
+    return rounded.T
+
+def bits_of(s: Settings, name: str) -> int:
+    """Bits of a tensor's weights: 16 for float16, 0 for whole multiples of one step."""
+    clip = s.QUANT == "clip"
+    return {"matrix": clip * s.BITS_MATRIX, "embed": clip * s.BITS_EMBED, "vector": 16}[role_of(name)]
+
+def sections(tensors: list) -> list[tuple[str, int, int]]:
+    """(type, rows, columns) of each matrix in the payload: a tensor's float16 values as pairs of bytes, then its symbols."""
+    parts = []
+    for _, shape, bits in tensors:
+        parts.append(("u1", math.prod(shape) if bits == 16 else shape[0] if bits else 1, 2))
+        parts += [("i1" if bits else "<i2", *shape)] if bits < 16 else []
+    return parts
+
+def rans_encode(raw: bytes, parts: list) -> bytes:
+    """Interleaved rANS (arXiv:1311.2540, 1402.3392): symbol i goes through lane i modulo RANS_LANES, in words of 2 bytes."""
+    at, scales, values, table = 0, b"", [], []
+    for kind, rows, columns in parts:
+        a = np.frombuffer(raw, kind, rows * columns, at).reshape(rows, columns)
+        at += a.nbytes
+        values.append(a.ravel())
+        power = np.square(a, dtype=np.float32) + np.float32(0.002)
+        own = kind != "u1" and a.size  # bytes of float16 values have tables 0 and 1, the others one for each half octave of their size
+        pair = (np.log2(power.mean(1)) + 16, np.log2(power.mean(0) / power.mean())) if own else (np.zeros(rows), np.arange(columns))
+        row, column = (np.rint(x).astype(np.int64).astype(np.uint8) for x in pair)
+        scales += row.tobytes() + column.tobytes()
+        table.append((row[:, None] + column).ravel() % RANS_TABLES)
+    table, values = (np.concatenate(x).astype(np.int64) for x in (table, values))
+    low, width = values.min(initial=0), int(values.max(initial=0) - values.min(initial=0)) + 1
+    entry = table * width + values - low
+    n = np.bincount(entry, minlength=RANS_TABLES * width).reshape(RANS_TABLES, width)
+    frequency = np.where(n, 1 + n * (65536 - np.count_nonzero(n, 1)[:, None]) // np.maximum(1, n.sum(1))[:, None], 0)
+    frequency[np.arange(RANS_TABLES), n.argmax(1)] += 65536 - frequency.sum(1)
+    f, before = frequency.ravel(), (np.cumsum(frequency, 1) - frequency).ravel()
+    state, words = np.full(RANS_LANES, RANS_LOW, "<i8"), []
+    for at in range((len(entry) - 1) // RANS_LANES * RANS_LANES, -1, -RANS_LANES):
+        e, x = entry[at : at + RANS_LANES], state[: len(entry) - at]
+        full = np.flatnonzero(x >= f[e] * RANS_LOW)
+        words.append(x[full].astype("<u2").tobytes())
+        x[full] >>= 16
+        x[:] = (x // f[e] << 16) + x % f[e] + before[e]
+    planes = frequency.astype("<i4").view(np.uint8).reshape(-1, 4).T[:3]
+    side = zlib.compress(low.astype("<i4").tobytes() + scales + planes.tobytes(), 9)
+    return len(side).to_bytes(4, "little") + side + state.tobytes() + b"".join(reversed(words))
+
+def rans_decode(data: bytes, parts: list) -> bytes:
+    """The payload that rans_encode coded. Raises ValueError or zlib.error on anything else."""
+    begin, stream, at, table = 4 + int.from_bytes(data[:4], "little"), zlib.decompressobj(), 4, []
+    side = np.frombuffer(stream.decompress(data[4:begin], MAX_RANS_BYTES + 3 * RANS_TABLES * 65536), np.uint8)
+    for _, rows, columns in parts:
+        table.append((side[at : at + rows, None] + side[at + rows : at + rows + columns]).ravel() % RANS_TABLES)
+        at += rows + columns
+    frequency = np.tensordot([1, 1 << 8, 1 << 16], side[at:].reshape(3, RANS_TABLES, -1).astype(np.int64), 1)
+    if not stream.eof or stream.unused_data or (frequency.sum(1) != 65536).any():
+        raise ValueError("its tables are cut or do not add up")
+    table, f, before = np.concatenate(table), frequency.ravel(), (np.cumsum(frequency, 1) - frequency).ravel()
+    slots = np.repeat(np.arange(len(f), dtype=np.int32), f).reshape(RANS_TABLES, 65536)
+    state, entries, used = np.frombuffer(data, "<i8", RANS_LANES, begin).copy(), np.empty(len(table), np.int32), 0
+    words = np.frombuffer(data[begin + 8 * RANS_LANES :], "<u2").astype(np.int64)
+    for at in range(0, len(table), RANS_LANES):
+        x = state[: len(table) - at]
+        slot = x & 0xFFFF
+        entries[at : at + RANS_LANES] = e = slots[table[at : at + RANS_LANES], slot]
+        x[:] = f[e] * (x >> 16) + slot - before[e]
+        short = np.flatnonzero(x < RANS_LOW)
+        x[short] = x[short] << 16 | words[used : used + len(short)]
+        used += len(short)
+    if (state != RANS_LOW).any() or used != len(words):
+        raise ValueError("its lanes do not end where the coder began")
+    values = np.split(entries % frequency.shape[1] + side[:4].view("<i4"), np.cumsum([rows * columns for _, rows, columns in parts])[:-1])
+    return b"".join(x.astype(kind).tobytes() for x, (kind, _, _) in zip(values, parts))
+
+def compress(raw: bytes, codec: str, parts: list | None = None) -> bytes:
+    if codec == "rans":
+        return rans_encode(raw, parts)
     return zlib.compress(raw, 9) if codec == "zlib" else zstandard.ZstdCompressor(level=22).compress(raw)
 
-def decompress(data: bytes, codec: str, size: int) -> bytes:
+def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
     """Exactly `size` bytes, never more in memory whatever the data claim. Raises ArtifactError."""
     try:
-        if codec == "zlib":
+        if codec == "rans":
+            whole = size <= MAX_RANS_BYTES
+            raw = rans_decode(data, parts) if whole else b""
+        elif codec == "zlib":
             stream = zlib.decompressobj()
             raw = stream.decompress(data, size + 1)
             whole = stream.eof and not stream.unused_data
         else:
             whole = zstandard.get_frame_parameters(data).content_size == size
             raw = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(data, allow_extra_data=False) if whole else b""
-    except (zlib.error, zstandard.ZstdError) as e:
+    except (ValueError, zlib.error, zstandard.ZstdError) as e:
         raise ArtifactError(f"the {codec} data are damaged: {e}") from None
     if len(raw) != size or not whole:
         raise ArtifactError(f"the {codec} data do not unpack to exactly the {size} bytes that the prefix announces")
     return raw
 
-def pack_tensor(w: np.ndarray, bits: int) -> bytes:
-    """float16 for bits 16; else the float16 scale of every row, then one int8 symbol a weight."""
-    if bits == 16:
-        return w.astype("<f2").tobytes()
-    scales, symbols = quantize_rows(np.asarray(w, np.float32), bits)
-    return scales.astype("<f2").tobytes() + symbols.tobytes()
+def pack_tensor(w: np.ndarray, bits: int, step: float = 0.0, hessian: np.ndarray | None = None, damp: float = 0.0) -> bytes:
+    """float16 for bits 16; else float16 scales and whole numbers: int8 with a scale per row, or for bits 0 int16 with one step."""
+    if bits == 16:  # beside rounded matrices, 7 significant bits of 11 are plenty, and zeros cost nothing
+        return (w.astype("<f2").view("<u2") + (8 if step else 0) & (0xFFF0 if step else 0xFFFF)).astype("<u2").tobytes()
+    w = np.asarray(w, np.float32)
+    scales, symbols = quantize_rows(w, bits) if bits else (grid := grid_step(w, step), round_to_grid(w, grid, hessian, damp))
+    return scales.astype("<f2").tobytes() + symbols.astype("<i2" if not bits else "i1").tobytes()
 
-def unpack_tensor(raw: memoryview, shape: tuple[int, ...], bits: int) -> np.ndarray:
+def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndarray:
     """The float32 weights that pack_tensor's bytes stand for."""
+    (_, halves, _), *symbols = sections([(None, shape, bits)])
+    scales = np.frombuffer(raw[: 2 * halves], "<f2").astype(np.float32)
     if bits == 16:
-        return np.frombuffer(raw, "<f2").astype(np.float32).reshape(shape)
-    scales = np.frombuffer(raw[: 2 * shape[0]], "<f2").astype(np.float32)
-    return scales[:, None] * np.frombuffer(raw[2 * shape[0] :], np.int8).reshape(shape)
+        return scales.reshape(shape)
+    return scales[:, None] * np.frombuffer(raw[2 * halves :], symbols[0][0]).reshape(shape)
 
 def packed_bytes(shape: tuple[int, ...], bits: int) -> int:
-    return 2 * math.prod(shape) if bits == 16 else 2 * shape[0] + math.prod(shape)
+    return sum(rows * columns * int(kind[-1]) for kind, rows, columns in sections([(None, shape, bits)]))
 
-def encode_artifact(weights: dict[str, np.ndarray], s: Settings) -> bytes:
-    """Quantize and pack weights, with the settings that rebuild the model. Raises UserError on weights that are not finite."""
+def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict | None = None, factor: float = 1.0) -> bytes:
+    """Quantize and pack weights, with the settings that rebuild the model. Raises UserError on weights that are not finite.
+
+    For QUANT=step: hessians for round_to_grid, by the names of weights, and a factor for both steps."""
+    hessians = hessians or {}
     for name, w in weights.items():
-        if not np.isfinite(w).all() or np.abs(w).max(initial=0) > 65_000:
+        if not np.isfinite(w).all() or np.abs(w).max(initial=0) > 65_000 or not np.isfinite(hessians.get(name, 0)).all():
             raise UserError(f"cannot export {name}: it holds nan, inf or values beyond float16; lower the learning rates")
     tensors = [[name, list(w.shape), bits_of(s, name)] for name, w in sorted(weights.items(), key=lambda x: (bits_of(s, x[0]), x[0]))]
-    raw = b"".join(pack_tensor(weights[name], bits) for name, _, bits in tensors)
+    step = {"embed": s.STEP_EMBED * factor, "matrix": s.STEP_MATRIX * factor, "vector": s.QUANT == "step"}
+    raw = b"".join(pack_tensor(weights[n], bits, step[role_of(n)], hessians.get(n), s.GPTQ_DAMP) for n, _, bits in tensors)
     header = {"model": {key: getattr(s, key) for key in MODEL_KEYS}, "tensors": tensors}
     header_bytes = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
-    payload = compress(raw, s.CODEC)
+    payload = compress(raw, s.CODEC, sections(tensors))
     rest = len(header_bytes), len(payload), len(raw), zlib.crc32(raw)
-    return ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, CODECS.index(s.CODEC), 0, *rest) + header_bytes + payload
+    version = 2 if s.QUANT == "step" or s.CODEC == "rans" else 1
+    return ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, version, CODECS.index(s.CODEC), 0, *rest) + header_bytes + payload
 
 def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     """(model settings, float32 weights by name) of an artifact. Every length is checked before it is used. Raises ArtifactError."""
     if len(data) < ARTIFACT_PREFIX.size:
         raise ArtifactError(f"{len(data)} bytes are too few for an artifact; the file is cut or is something else")
     magic, version, codec, zero, header_size, payload_size, raw_size, crc = ARTIFACT_PREFIX.unpack_from(data)
-    if magic != ARTIFACT_MAGIC or version != ARTIFACT_VERSION or codec >= len(CODECS) or zero:
-        raise ArtifactError(f"not an artifact of version {ARTIFACT_VERSION}: it begins with {data[:8]!r}")
+    if magic != ARTIFACT_MAGIC or version not in (1, 2) or codec > version or zero:
+        raise ArtifactError(f"not an artifact of version 1 or 2: it begins with {data[:8]!r}")
     want = ARTIFACT_PREFIX.size + header_size + payload_size
     if header_size > MAX_HEADER_BYTES or raw_size > MAX_RAW_BYTES or len(data) != want:
         raise ArtifactError(f"{len(data)} bytes, but the prefix announces {want}; the file is cut or damaged")
@@ -907,28 +1016,39 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         if not stream.eof or set(model) != set(MODEL_KEYS) or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
             raise ValueError("it is cut, has other keys than this version writes, or names a tensor twice")
         for name, shape, bits in tensors:
-            known = bits == 16 or (2 <= bits <= 8 and len(shape) == 2)
+            known = bits == 16 or (len(shape) == 2 and (2 <= bits <= 8 or (bits == 0 and version == 2)))
             if not known or len(shape) > 4 or not all(0 <= n <= MAX_RAW_BYTES for n in shape):
                 raise ValueError(f"tensor {name} has shape {shape} and {bits} bits, which this version does not know")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as e:
         raise ArtifactError(f"the header of the artifact is damaged: {e}") from None
-    if (total := sum(packed_bytes(shape, bits) for _, shape, bits in tensors)) != raw_size:
-        raise ArtifactError(f"the tensors take {total} bytes, but the prefix announces {raw_size}")
-    raw = decompress(bytes(body[header_size:]), CODECS[codec], raw_size)
+    sizes = [packed_bytes(shape, bits) for _, shape, bits in tensors]
+    if sum(sizes) != raw_size:
+        raise ArtifactError(f"the tensors take {sum(sizes)} bytes, but the prefix announces {raw_size}")
+    raw = decompress(bytes(body[header_size:]), CODECS[codec], raw_size, sections(tensors))
     if zlib.crc32(raw) != crc:
         raise ArtifactError("the checksum of the weights is wrong; the file is damaged")
-    weights, at = {}, 0
-    for name, shape, bits in tensors:
-        size = packed_bytes(shape, bits)
-        weights[name] = unpack_tensor(memoryview(raw)[at : at + size], shape, bits)
-        at += size
-    return model, weights
+    pieces = np.split(np.frombuffer(raw, np.uint8), np.cumsum(sizes)[:-1])
+    return model, {name: unpack_tensor(piece, shape, bits) for (name, shape, bits), piece in zip(tensors, pieces)}
 
-def forecast_bytes(weights: dict[str, np.ndarray], s: Settings) -> int:
+def fit_artifact(weights: dict[str, np.ndarray], s: Settings, code_bytes: int, hessians: dict | None = None) -> tuple[float, bytes]:
+    """(factor on both steps, from 1/8 to 8; artifact that with the code takes 99.8 to 100% of TARGET_BYTES, if these factors reach it)."""
+    target, a_bit_each = s.TARGET_BYTES - code_bytes, sum(w.size for w in weights.values()) / 8
+    low, high, x, best = -6.0, 6.0, 0.0, None  # log2 of the factor
+    for _ in range(16):
+        found = 2.0**x, encode_artifact(weights, s, hessians, 2.0**x)
+        over = len(found[1]) - target
+        if not s.TARGET_BYTES or -0.002 * target <= over <= 0 or x == (3 if over > 0 else -3):
+            return found
+        low, high, best = (x, high, best) if over > 0 else (low, x, found)
+        guess = x + (over + 0.001 * target) / a_bit_each  # twice the step takes nearly a bit off each weight
+        x = min(max(guess if low < guess < high else (low + high) / 2, -3.0), 3.0)
+    return best or found
+
+def forecast_bytes(weights: dict[str, np.ndarray], s: Settings, code_bytes: int = 0) -> int:
     """Artifact bytes to expect after training. Trained rows are near normal, so tensors that start at zero are filled that way."""
     rng = np.random.default_rng(0)
     filled = {n: w if w.any() else rng.standard_normal(w.shape).astype(np.float32) for n, w in weights.items()}
-    return len(encode_artifact(filled, s))
+    return len(fit_artifact(filled, s, code_bytes)[1])
 # shared: end artifact
 
 
@@ -1241,7 +1361,8 @@ class Run:
     def forecast(self, model: GPT) -> tuple[float, int]:
         """Say how large the artifact will be; return the seconds to keep free for the export, and the bytes in all."""
         weights, begin = model.weights(), time.perf_counter()
-        sizes = {"code_bytes": self.source.stat().st_size, "model_bytes": forecast_bytes(weights, self.s)}
+        sizes = {"code_bytes": self.source.stat().st_size}
+        sizes["model_bytes"] = forecast_bytes(weights, self.s, sizes["code_bytes"])
         sizes["total_bytes"] = sum(sizes.values())
         parameters = {role: sum(w.size for n, w in weights.items() if role_of(n) == role) for role in ("matrix", "embed", "vector")}
         self.log("model " + kv(parameters=sum(parameters.values()), **parameters))
@@ -1331,23 +1452,25 @@ class Run:
 
     def export(self, model: GPT) -> dict[str, int]:
         """Write artifact.bin and say its size against the cap. Returns the byte counts."""
-        s, log, path = self.s, self.log, self.folder / "artifact.bin"
+        s, log, path, sizes = self.s, self.log, self.folder / "artifact.bin", {"code_bytes": (self.folder / "train_gpt.py").stat().st_size}
         with self.clock.span("export"):
             weights = model.weights()
             if self.runtime.rank == 0:
-                artifact = encode_artifact(weights, s)
+                factor, artifact = fit_artifact(weights, s, sizes["code_bytes"])
+                if s.TARGET_BYTES:
+                    log("fitted " + kv(target_bytes=s.TARGET_BYTES, STEP_MATRIX=factor * s.STEP_MATRIX, STEP_EMBED=factor * s.STEP_EMBED))
                 atomic_write(path, lambda f: f.write(artifact))
         self.runtime.from_first("the artifact is written")
-        sizes = {"code_bytes": (self.folder / "train_gpt.py").stat().st_size, "model_bytes": path.stat().st_size}
+        sizes["model_bytes"] = path.stat().st_size
         sizes |= {"total_bytes": sum(sizes.values()), "cap_bytes": s.CAP_BYTES}
         log("size " + kv(**sizes, artifact_sha256=sha256_of(path.read_bytes())))
         log(f"total_submission_size_quant_{s.CODEC}: {sizes['total_bytes']} bytes")
         if sizes["total_bytes"] > s.CAP_BYTES:
             log(f"OVER THE CAP by {sizes['total_bytes'] - s.CAP_BYTES} bytes. The largest tensors, packed one by one:")
-            packed = {name: len(compress(pack_tensor(w, bits_of(s, name)), s.CODEC)) for name, w in weights.items()}
+            packed = {name: len(encode_artifact({name: w}, s)) for name, w in weights.items()}
             for name in sorted(packed, key=packed.get, reverse=True)[:8]:
                 log("  " + kv(tensor=name, shape=weights[name].shape, bits=bits_of(s, name), bytes=packed[name]))
-            log("Lower BITS_MATRIX, NUM_LAYERS, MODEL_DIM or MLP_MULT; --check forecasts the size without training.")
+            log("Lower BITS_MATRIX, raise STEP_MATRIX, or lower NUM_LAYERS or MODEL_DIM; --check forecasts the size without training.")
         return sizes
 
     def load_artifact(self, path: Path) -> GPT:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import struct
+import sys
 import tracemalloc
 import zlib
 
@@ -16,32 +17,101 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from train_gpt import ArtifactError, UserError, decode_artifact, encode_artifact, pack_tensor, packed_bytes, quantize_rows, unpack_tensor
+from train_gpt import (
+    ArtifactError,
+    UserError,
+    check_settings,
+    decode_artifact,
+    encode_artifact,
+    fit_artifact,
+    forecast_bytes,
+    grid_step,
+    pack_tensor,
+    packed_bytes,
+    quantize_rows,
+    rans_decode,
+    rans_encode,
+    round_to_grid,
+    unpack_tensor,
+)
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from golf import artifacts  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
 # sha256 over the decoded weights of each golden file: names in order, each followed by its float32 in little-endian order
 GOLDEN_SHA256 = {
     "zlib_bits_6_8.bin": "08f9ff3353fec106d5108b6fdd7bc46b55ad1d9151484303afe4a83b1fb77cf4",
     "zstd_bits_2_5.bin": "f42752cdda8ec4e60a0337077514b6e58b39b42c442af1238661566e7a5240a4",
+    "rans_step_40_8.bin": "ccff353657d310802a2d9d5b648bf4a59fce72d9e3ba4b1377ef86a7577ec17a",
+    "rans_bits_6_8.bin": "08f9ff3353fec106d5108b6fdd7bc46b55ad1d9151484303afe4a83b1fb77cf4",
+    "zstd_step_150_20.bin": "7da3132e515e6ba8a063a54259dd614cb50698799839476fce441ea85daf6eb2",
 }
 PREFIX = "<4sBBHIIQI"  # docs/artifact_format.md
+
+
+def rans_by_the_page(payload, tensors):
+    """Codec 2 of docs/artifact_format.md, one number after another, in Python's whole numbers."""
+    parts = []
+    for _, shape, bits in tensors:
+        parts.append((int(np.prod(shape)) if bits == 16 else shape[0] if bits else 1, 2, 1))
+        if bits < 16:
+            parts.append((*shape, 1 if bits else 2))
+    size = int.from_bytes(payload[:4], "little")
+    side = zlib.decompress(payload[4 : 4 + size])
+    low, at, tables = int.from_bytes(side[:4], "little", signed=True), 4, []
+    for rows, columns, _ in parts:
+        row, column = side[at : at + rows], side[at + rows : at + rows + columns]
+        tables += [(r + c) % 64 for r in row for c in column]
+        at += rows + columns
+    width, rest = divmod(len(side) - at, 3 * 64)
+    assert rest == 0
+    planes = [side[at + i * 64 * width : at + (i + 1) * 64 * width] for i in range(3)]
+    frequency = [[sum(planes[i][t * width + e] << 8 * i for i in range(3)) for e in range(width)] for t in range(64)]
+    assert all(sum(f) == 65536 for f in frequency)
+    at = 4 + size
+    states = list(struct.unpack("<64q", payload[at : at + 512]))
+    words = iter(struct.unpack(f"<{(len(payload) - at - 512) // 2}H", payload[at + 512 :]))
+    numbers = []
+    for i, table in enumerate(tables):
+        x, e, before = states[i % 64], 0, 0
+        slot = x % 65536
+        while before + frequency[table][e] <= slot:
+            before += frequency[table][e]
+            e += 1
+        numbers.append(low + e)
+        x = frequency[table][e] * (x // 65536) + slot - before
+        states[i % 64] = x * 65536 + next(words) if x < 2**24 else x
+    assert states == [2**24] * 64 and next(words, None) is None
+    raw, numbers = b"", iter(numbers)
+    for rows, columns, width in parts:
+        raw += b"".join((next(numbers) % 256**width).to_bytes(width, "little") for _ in range(rows * columns))
+    return raw
 
 
 def decode_by_the_page(data):
     """docs/artifact_format.md, read as it stands: NumPy, zlib and zstandard, and nothing of train_gpt.py."""
     magic, version, codec, zero, header_size, payload_size, raw_size, checksum = struct.unpack(PREFIX, data[:28])
-    assert (magic, version, zero) == (b"PGLA", 1, 0)
+    assert (magic, zero) == (b"PGLA", 0) and version in (1, 2)
     assert len(data) == 28 + header_size + payload_size
     header = json.loads(zlib.decompress(data[28 : 28 + header_size]))
     payload = data[28 + header_size :]
-    raw = zlib.decompress(payload) if codec == 0 else zstandard.ZstdDecompressor().decompress(payload)
+    if codec == 2 and version == 2:
+        raw = rans_by_the_page(payload, header["tensors"])
+    else:
+        raw = zlib.decompress(payload) if codec == 0 else zstandard.ZstdDecompressor().decompress(payload)
     assert len(raw) == raw_size and zlib.crc32(raw) == checksum
+    assert version == (2 if codec == 2 or any(bits == 0 for _, _, bits in header["tensors"]) else 1)
     weights, at = {}, 0
     for name, shape, bits in header["tensors"]:
         count = int(np.prod(shape))
         if bits == 16:
             weights[name] = np.frombuffer(raw, "<f2", count, at).astype(np.float32).reshape(shape)
             at += 2 * count
+        elif bits == 0:
+            step = np.frombuffer(raw, "<f2", 1, at).astype(np.float32)
+            weights[name] = np.frombuffer(raw, "<i2", count, at + 2).reshape(shape) * step
+            at += 2 + 2 * count
         else:
             scales = np.frombuffer(raw, "<f2", shape[0], at).astype(np.float32)
             symbols = np.frombuffer(raw, np.int8, count, at + 2 * shape[0]).reshape(shape)
@@ -84,7 +154,22 @@ def artifact(codec="zlib", matrix=6, embed=8):
     return encode_artifact(some_weights(), export_settings(CODEC=codec, BITS_MATRIX=matrix, BITS_EMBED=embed))
 
 
-@pytest.mark.parametrize("codec", ["zlib", "zstd"])
+@functools.cache
+def step_artifact(codec="rans", matrix=40, embed=8):
+    """On the grids of QUANT=step, the steps in hundredths."""
+    s = export_settings(CODEC=codec, QUANT="step", STEP_MATRIX=matrix / 100, STEP_EMBED=embed / 100)
+    return encode_artifact(some_weights(), s)
+
+
+def some_artifact(kind):
+    codec, _, step = kind.partition("-")
+    return step_artifact(codec) if step else artifact(codec)
+
+
+KINDS = ["zlib", "zstd", "rans", "rans-step", "zstd-step"]
+
+
+@pytest.mark.parametrize("codec", ["zlib", "zstd", "rans"])
 @pytest.mark.parametrize("matrix,embed", [(6, 8), (2, 5), (8, 2), (4, 3)])
 def test_round_trip_and_independent_reader_agree(codec, matrix, embed):
     data = artifact(codec, matrix, embed)
@@ -101,16 +186,32 @@ def test_round_trip_and_independent_reader_agree(codec, matrix, embed):
             assert (np.sqrt(np.mean((weights[name] - w) ** 2, 1)) <= 0.51 * step[:, 0] + 3.2e-5).all(), name
 
 
+@pytest.mark.parametrize("codec", ["zlib", "zstd", "rans"])
+@pytest.mark.parametrize("matrix,embed", [(40, 8), (200, 1), (1, 100)])
+def test_grids_round_trip_and_independent_reader_agrees(codec, matrix, embed):
+    data = step_artifact(codec, matrix, embed)
+    model, weights = decode_artifact(data)
+    by_page, weights_by_page = decode_by_the_page(data)
+    assert model == by_page and digest(weights) == digest(weights_by_page)
+    for name, w in some_weights().items():
+        if name in ("skips", "blocks.0.mix"):
+            assert (np.abs(weights[name] - w) <= np.abs(w) * 0.0085).all()  # 7 significant bits
+        else:
+            step = grid_step(w, (embed if name == "embed" else matrix) / 100)
+            assert np.abs(weights[name] - w).max() <= step * 0.5001
+            np.testing.assert_array_equal(np.rint(weights[name] / step) * step, weights[name])
+
+
 @pytest.mark.parametrize("name", GOLDEN_SHA256)
 def test_golden_files_decode_to_the_same_weights_for_ever(name):
-    """A change of the format needs a new version; to make new files, write `artifact(codec, matrix, embed)`."""
+    """A change of the format needs a new version; to make new files, write `artifact(...)` or `step_artifact(codec, matrix, embed)`."""
     data = (GOLDEN / name).read_bytes()
-    codec, _, matrix, embed = name.removesuffix(".bin").split("_")
+    codec, quant, matrix, embed = name.removesuffix(".bin").split("_")
     for decode in (decode_artifact, decode_by_the_page):
         model, weights = decode(data)
         assert digest(weights) == GOLDEN_SHA256[name]
         assert model["VOCAB_SIZE"] == 40
-    today = artifact(codec, int(matrix), int(embed))
+    today = (step_artifact if quant == "step" else artifact)(codec, int(matrix), int(embed))
     assert decode_artifact(today)[0].keys() >= model.keys()
     assert digest(decode_artifact(today)[1]) == GOLDEN_SHA256[name]  # the encoder still chooses the same symbols
 
@@ -130,12 +231,24 @@ def test_example_on_the_page_is_the_golden_file():
         f"The first weight is {scales[0]:.6g} x {symbols[0]} = {scales[0] * symbols[0]:.6g}.",
     ):
         assert text in page
+    data = (GOLDEN / "rans_step_40_8.bin").read_bytes()
+    header_size = struct.unpack(PREFIX, data[:28])[4]
+    tensors = json.loads(zlib.decompress(data[28 : 28 + header_size]))["tensors"]
+    raw = rans_by_the_page(data[28 + header_size :], tensors)
+    step, symbols = float(np.frombuffer(raw[:2], "<f2")[0]), np.frombuffer(raw[2:18], "<i2").tolist()
+    for text in (
+        f"`{json.dumps(tensors[0])}`: `{raw[:2].hex(' ')}`, or {step:.6g}.",
+        f"`{raw[2:18].hex(' ')}`\n\nor {', '.join(map(str, symbols))}.",
+        f"The first weight is {step:.6g} x {symbols[0]} = {step * symbols[0]:.6g}.",
+    ):
+        assert text in page
 
 
-@pytest.mark.parametrize("codec", ["zlib", "zstd"])
+@pytest.mark.parametrize("codec", ["zlib", "zstd", "rans"])
 def test_same_weights_give_the_same_bytes(codec):
     weights = dict(reversed(some_weights().items()))  # in any order
     assert encode_artifact(weights, export_settings(CODEC=codec)) == artifact(codec)
+    assert encode_artifact(weights, export_settings(CODEC=codec, QUANT="step", STEP_EMBED=0.08)) == step_artifact(codec)
 
 
 def test_decoded_weights_are_a_fixed_point():
@@ -177,11 +290,11 @@ def test_clip_search_helps_rows_of_few_bits():
         assert (ours <= plain * 1.01).all() and ours.sum() < gain * plain.sum()
 
 
-@pytest.mark.parametrize("bits", [2, 5, 8, 16])
+@pytest.mark.parametrize("bits", [0, 2, 5, 8, 16])
 @pytest.mark.parametrize("shape", [(3, 7), (1, 1), (0, 4)])
 def test_packed_size_is_as_foretold(bits, shape):
     w = np.ones(shape, np.float32)
-    raw = pack_tensor(w, bits)
+    raw = pack_tensor(w, bits, 0.25)
     assert len(raw) == packed_bytes(shape, bits)
     np.testing.assert_allclose(unpack_tensor(memoryview(raw), shape, bits), w, rtol=1e-3)
 
@@ -200,6 +313,138 @@ def test_a_tensor_without_a_role_cannot_be_exported():
         encode_artifact(some_weights() | {"blocks.0.new": np.ones((2, 2), np.float32)}, export_settings())
 
 
+def inputs_and_weights(rows=24, columns=48, seed=0):
+    """Inputs whose coordinates go together, as hidden states do, and weights of a matrix that reads them."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((4000, 12)) @ rng.standard_normal((12, columns)) + 0.3 * rng.standard_normal((4000, columns))
+    return x.astype(np.float32), (rng.standard_normal((rows, columns)) * 0.1).astype(np.float32)
+
+
+@pytest.mark.parametrize("step", [0.1, 0.4, 1.5])
+def test_gptq_lowers_the_error_of_the_outputs(step):
+    x, w = inputs_and_weights()
+    hessian, grid = x.T @ x / len(x), grid_step(w, step)
+
+    def error(symbols):
+        assert symbols.dtype == np.int16 and symbols.shape == w.shape
+        return np.square(x @ (w - grid * symbols).T).mean()
+
+    nearest = round_to_grid(w, grid, None, 0.01)
+    np.testing.assert_array_equal(nearest, np.rint(w / grid))
+    assert error(round_to_grid(w, grid, hessian, 0.01)) < 0.5 * error(nearest)
+    independent = round_to_grid(w, grid, np.diag(np.diag(hessian)), 0.01)  # nothing to make good elsewhere
+    np.testing.assert_array_equal(independent, nearest)
+
+
+def test_gptq_is_the_column_by_column_update_of_the_paper():
+    """Against the textbook form: round a column, then move all that follow by the inverse Hessian of what is left."""
+    x, w = inputs_and_weights(rows=5, columns=9)
+    h = (x.T @ x / len(x)).astype(np.float64)
+    h += 0.05 * np.trace(h) / 9 * np.eye(9)
+    left, grid = w.astype(np.float64), 0.05
+    want = np.zeros(w.shape)
+    for i in range(9):
+        inverse = np.linalg.inv(h[i:, i:])
+        want[:, i] = np.rint(left[:, i] / grid)
+        left[:, i:] -= np.outer((left[:, i] - grid * want[:, i]) / inverse[0, 0], inverse[0])
+    np.testing.assert_array_equal(round_to_grid(w, np.float32(grid), (x.T @ x / len(x)), 0.05), want)
+
+
+def test_hessians_reach_the_matrix_they_belong_to():
+    s = export_settings(CODEC="rans", QUANT="step")
+    hessian = inputs_and_weights(columns=8)[0]
+    hessian = hessian.T @ hessian / len(hessian)
+    plain, weights = (decode_artifact(encode_artifact(some_weights(), s, h))[1] for h in (None, {"blocks.0.mlp.up": hessian}))
+    assert [n for n in weights if not np.array_equal(weights[n], plain[n])] == ["blocks.0.mlp.up"]
+    with pytest.raises(UserError, match="cannot export embed"):
+        encode_artifact(some_weights(), s, {"embed": hessian * np.nan})
+
+
+@pytest.mark.parametrize("w", [np.zeros((3, 4)), np.full((3, 4), 1e-9), np.full((3, 4), 60_000.0), np.zeros((0, 4))], ids=repr)
+def test_grids_of_odd_matrices(w):
+    w = w.astype(np.float32)
+    for hessian in (None, np.zeros((4, 4), np.float32), np.ones((4, 4), np.float32)):
+        for step in (0.001, 8.0):
+            grid = grid_step(w, step)
+            assert grid >= 6.1e-5 and np.isfinite(round_to_grid(w, grid, hessian, 0.01) * grid).all()
+
+
+def normal_weights():
+    rng = np.random.default_rng(1)
+    shapes = {"embed": (200, 64), "blocks.0.attn.q": (64, 64), "blocks.0.mlp.up": (256, 64), "blocks.0.mix": (2, 64)}
+    return {n: (rng.standard_normal(shape) * 0.05).astype(np.float32) for n, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("codec", ["rans", "zstd"])
+@pytest.mark.parametrize("target", [14_000, 21_000, 32_000])
+def test_the_target_is_met_from_below(codec, target):
+    s = export_settings(CODEC=codec, QUANT="step", TARGET_BYTES=target + 5000)
+    factor, data = fit_artifact(normal_weights(), s, 5000)
+    assert (0.998 if codec == "rans" else 0.98) * target <= len(data) <= target  # sizes of zstd jump
+    assert data == encode_artifact(normal_weights(), s, None, factor)
+    assert forecast_bytes(normal_weights(), s, 5000) == len(data)
+
+
+@pytest.mark.parametrize("target,factor", [(1000, 8), (10**6, 0.125), (5000, 8), (3, 8)])
+def test_targets_out_of_reach(target, factor):
+    s = export_settings(CODEC="rans", QUANT="step", TARGET_BYTES=target)
+    assert fit_artifact(normal_weights(), s, 0) == (factor, encode_artifact(normal_weights(), s, None, factor))
+
+
+def test_without_a_target_the_steps_stay():
+    s = export_settings(CODEC="rans", QUANT="step")
+    assert fit_artifact(some_weights(), s, 10**9) == (1.0, encode_artifact(some_weights(), s))
+
+
+@pytest.mark.parametrize("name", ["TARGET_BYTES", "CALIBRATION_TOKENS"])
+def test_settings_of_grids_need_grids(name):
+    with pytest.raises(UserError, match="need QUANT=step"):
+        export_settings(**{name: 1000})
+    check_settings(export_settings(QUANT="step", **{name: 1000}))
+
+
+# ------------------------------------------------------------------------------------------------------------ rANS
+
+
+LAWS = {
+    "flat": lambda rng, top, size: rng.integers(-top - 1, top + 1, size),
+    "normal": lambda rng, top, size: np.clip(np.rint(rng.standard_normal(size) * top / 30), -top, top),
+    "skewed": lambda rng, top, size: rng.geometric(0.9, size) - 1,
+    "one": lambda rng, top, size: np.full(size, top),
+    "wide": lambda rng, top, size: rng.choice([-top - 1, 0, top], size, p=[0.01, 0.98, 0.01]),
+}
+
+
+@given(st.integers(0, 2**31), st.sampled_from(["i1", "<i2"]), st.sampled_from(sorted(LAWS)), st.data())
+@examples(max_examples=40, deadline=None)
+def test_rans_gives_back_any_matrices(seed, kind, law, data):
+    rng = np.random.default_rng(seed)
+    parts, raw = [], b""
+    for _ in range(data.draw(st.integers(1, 4))):
+        rows, columns = data.draw(st.integers(0, 40)), data.draw(st.integers(0, 40))
+        a = LAWS[law](rng, np.iinfo(kind).max, (rows, columns))
+        parts += [("u1", rows, 2), (kind, rows, columns)]
+        raw += rng.integers(0, 256, (rows, 2)).astype(np.uint8).tobytes() + a.astype(kind).tobytes()
+    coded = rans_encode(raw, parts)
+    assert rans_decode(coded, parts) == raw
+
+
+def entropy_bytes(a):
+    counts = np.unique(a, return_counts=True)[1]
+    return -(counts * np.log2(counts / a.size)).sum() / 8
+
+
+@pytest.mark.parametrize("spread", [0.3, 2.5, 40])
+def test_rans_is_near_the_entropy(spread):
+    normal = np.random.default_rng(0).standard_normal((400, 300)) * spread
+    a = np.rint(normal).astype("<i2")
+    coded = len(rans_encode(a.tobytes(), [("<i2", 400, 300)]))
+    assert 0.98 * entropy_bytes(a) < coded < 1.005 * entropy_bytes(a) + 1500  # lanes, scales and tables
+    for scales in (np.arange(400)[:, None] // 100, np.arange(300) // 100):  # the scale of a row or column is worth knowing
+        a = np.rint(normal * 3.0**scales).astype("<i2")
+        assert len(rans_encode(a.tobytes(), [("<i2", 400, 300)])) < 0.95 * entropy_bytes(a) or spread == 40  # large tables
+
+
 # --------------------------------------------------------------------------------------- cut, damaged and hostile
 
 
@@ -214,9 +459,10 @@ def refused_or_the_same(data, good):
     return False
 
 
-@pytest.mark.parametrize("codec", ["zlib", "zstd"])
-def test_every_cut_is_refused(codec):
-    data = artifact(codec)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_cut_is_refused(kind):
+    data = some_artifact(kind)
+    assert len(data) > 600
     for size in range(len(data)):
         with pytest.raises(ArtifactError):
             decode_artifact(data[:size])
@@ -225,11 +471,11 @@ def test_every_cut_is_refused(codec):
             decode_artifact(data + more)
 
 
-@pytest.mark.parametrize("codec", ["zlib", "zstd"])
-def test_no_flipped_bit_changes_a_weight(codec):
-    data = artifact(codec)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_flipped_bit_changes_a_weight(kind):
+    data = some_artifact(kind)
     accepted = 0
-    for at in range(len(data)):
+    for at in range(0, len(data), 11 if kind.startswith("rans") else 1):
         for bit in {0, 7, at % 8}:
             damaged = bytearray(data)
             damaged[at] ^= 1 << bit
@@ -308,6 +554,80 @@ def test_zstd_frames_of_the_wrong_kind(model_block):
         refused(forged(header, raw, 0, payload=payload), "zlib data")
 
 
+def rans_payload(side, states=None, words=b""):
+    side = zlib.compress(side, 9)
+    states = struct.pack("<64q", *[1 << 24] * 64) if states is None else states
+    return len(side).to_bytes(4, "little") + side + states + words
+
+
+def rans_side(scales, width=2, frequency=None, low=0):
+    frequency = np.tile([65536, *[0] * (width - 1)], (64, 1)) if frequency is None else np.broadcast_to(frequency, (64, width))
+    return struct.pack("<i", low) + scales + b"".join((frequency >> 8 * i & 255).astype(np.uint8).tobytes() for i in range(3))
+
+
+def test_rans_of_the_wrong_kind(model_block):
+    """Two values of 16 bits, that is 4 numbers, which are 0 for certain, and what a stranger may write in their place."""
+    header, scales = {"model": model_block, "tensors": [["a", [2], 16]]}, bytes(4)
+
+    def made(payload, raw=bytes(4)):
+        return struct.pack("<4sB", b"PGLA", 2) + forged(header, raw, 2, payload=payload)[5:]
+
+    good = rans_payload(rans_side(scales))
+    assert decode_artifact(made(good))[1]["a"].tolist() == [0, 0]
+    assert decode_artifact(made(rans_payload(rans_side(b"\xff" * 4, low=60)), b"<<<<"))[1]["a"].tolist() == [1.05859375] * 2
+    one = [1 << 24] * 63
+    for payload in (
+        *(b"", good[:3], good[:20], good[:-1], good + b"x", good + b"xx", zlib.compress(bytes(4))),
+        b"\xff\xff\xff\xff" + good[4:],
+        (len(good) + 9).to_bytes(4, "little") + good[4:],
+        *(rans_payload(rans_side(scales, 2, f)) for f in ([65535, 0], [65535, 2], [1 << 23, 1], [65536, 65536], [0, 0])),
+        rans_payload(rans_side(bytes(3))),
+        rans_payload(rans_side(bytes(5))),
+        rans_payload(rans_side(scales)[:8]),  # tables of no width
+        rans_payload(b""),
+        rans_payload(rans_side(scales, 2, [1, 65535])),  # lanes that do not end where they must
+        *(rans_payload(rans_side(scales), struct.pack("<64q", x, *one)) for x in (0, -1, -(2**63), 2**63 - 1, 1 << 40, (1 << 24) - 1)),
+        *(rans_payload(rans_side(scales, 2, [1, 65535]), struct.pack("<64q", x, *one), bytes(50)) for x in (0, -(2**63), 2**63 - 1)),
+        rans_payload(rans_side(scales, low=2**31 - 1)),  # wraps, and then the checksum is wrong
+        rans_payload(rans_side(scales, low=1 - 2**31)),
+    ):
+        with pytest.raises(ArtifactError):
+            decode_artifact(made(payload))
+    refused(forged(header, bytes(4), 2, payload=good), "version 1 or 2")  # version 1 knows no codec 2
+
+
+@pytest.mark.parametrize(
+    "tensors,raw_size",
+    [
+        ([["a", [1 << 26], 16]], 1 << 27),
+        ([["a", [1 << 24], 16]], 1 << 25),
+        ([["a", [1 << 28, 0], 0]], 2),
+        ([[str(i), [1 << 28, 0], 0] for i in range(9000)], 18_000),
+        ([["a", [1, 1 << 24], 0]], 2 + (1 << 25)),
+        ([["a", [4000, 4000], 0]], 2 + 32_000_000),
+    ],
+    ids=["large", "large-allowed", "rows-of-nothing", "many-of-these", "just-too-large", "large-matrix"],
+)
+def test_rans_bombs_are_bounded(model_block, tensors, raw_size):
+    """Side information of zeros without end, and announced sizes of every kind."""
+    for side in (zlib.compress(bytes(1 << 28), 9), zlib_bomb()):
+        payload = len(side).to_bytes(4, "little") + side + bytes(512)
+        data = forged({"model": model_block, "tensors": tensors}, b"", 2, raw_size, payload)
+        refused(data[:4] + b"\2" + data[5:])
+
+
+@pytest.mark.parametrize("bits,shape", [(0, [2]), (0, [1, 2, 1]), (0, []), (1, [1, 2])])
+def test_grids_are_of_matrices(model_block, bits, shape):
+    data = forged({"model": model_block, "tensors": [["a", shape, bits]]}, bytes(6))
+    refused(data[:4] + b"\2" + data[5:], "version does not know")
+
+
+def test_version_1_knows_no_grids(model_block):
+    data = forged({"model": model_block, "tensors": [["a", [1, 2], 0]]}, b"\0\x3c" + b"\1\0\2\0")
+    refused(data, "version does not know")
+    assert decode_artifact(data[:4] + b"\2" + data[5:])[1]["a"].tolist() == [[1, 2]]
+
+
 def test_header_bombs_are_bounded(model_block):
     many = {"model": model_block, "tensors": [[str(i), [1], 16] for i in range(20_000)]}
     refused(forged(many, bytes(40_000)), "header")
@@ -375,13 +695,21 @@ def test_model_keys_must_be_exactly_ours(model_block):
     decode_artifact(forged({"model": model_block, "tensors": tensors}, bytes(4)))
 
 
-@pytest.mark.parametrize("field,value", [(0, b"PGLB"), (1, 0), (1, 2), (2, 2), (2, 255), (3, 1)])
+@pytest.mark.parametrize("field,value", [(0, b"PGLB"), (1, 0), (1, 3), (2, 2), (2, 255), (3, 1)])
 def test_prefix_fields_are_checked(field, value):
     fields = list(struct.unpack(PREFIX, artifact()[:28]))
     fields[field] = value
-    refused(struct.pack(PREFIX, *fields) + artifact()[28:], "not an artifact of version 1")
+    refused(struct.pack(PREFIX, *fields) + artifact()[28:], "not an artifact of version 1 or 2")
 
 
 def test_no_pickle_is_read_anywhere():
     source = (ROOT / "train_gpt.py").read_text(encoding="utf-8")
     assert "import pickle" not in source and "torch.load" not in source and "allow_pickle=True" not in source
+
+
+@pytest.mark.parametrize("name", GOLDEN_SHA256)
+def test_the_checker_reads_the_outside_of_every_version(name):
+    outside = artifacts.read_outside((GOLDEN / name).read_bytes())
+    assert outside.version == (2 if "step" in name or "rans" in name else 1)
+    assert outside.codec == ("zlib", "zstd", "rans").index(name.partition("_")[0])
+    assert outside.model == decode_artifact((GOLDEN / name).read_bytes())[0]

@@ -225,8 +225,8 @@ def test_a_foreign_manifest_is_ignored(main, tiny, tmp_path, manifest):
 
 
 def test_a_failing_run_says_what_is_kept(main, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_gpt, "encode_artifact", lambda weights, s: b"PGLA broken")
-    monkeypatch.setattr(train_gpt, "forecast_bytes", lambda weights, s: 0)
+    monkeypatch.setattr(train_gpt, "encode_artifact", lambda *args: b"PGLA broken")
+    monkeypatch.setattr(train_gpt, "forecast_bytes", lambda *args: 0)
     done = main(RUN_ID="bad", ITERATIONS=1)
     assert done.code == 2 and "failed: ArtifactError" in done.out and "--resume" in done.out
     assert (tmp_path / "runs/bad/weights.npz").exists() and not (tmp_path / "runs/bad/result.json").exists()
