@@ -59,7 +59,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 # Settings =============================================================================================================
 # shared: begin settings
 class UserError(Exception):
@@ -136,18 +135,15 @@ EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
 
 class Settings:
     """Resolved settings: `s.MODEL_DIM` is a value, `s.sources["MODEL_DIM"]` says where it came from."""
-
     def __init__(self, table: list[Setting]):
         self.table = {x.name: x for x in table}
         self.values = {x.name: x.default for x in table}
         self.sources = dict.fromkeys(self.table, "default")
         self.warnings: list[str] = []
-
     def __getattr__(self, name: str) -> int | float | str:
         if name.startswith("_") or name not in self.values:
             raise AttributeError(f"no setting is called {name}")
         return self.values[name]
-
     def set(self, name: str, text: str, source: str) -> None:
         """Parse and range-check one value. Raises UserError."""
         if name not in self.table:
@@ -165,7 +161,6 @@ class Settings:
             what = allowed if kind is str else f"{allowed[0]} to {allowed[1]}"
             raise UserError(f"{source}: {name}={text} is not allowed; allowed: {what}; default: {setting.default}")
         self.values[name], self.sources[name] = value, source
-
     def read_file(self, path: str | Path, any_twin: bool = False) -> None:
         """Take KEY=VALUE lines of a .env file; `#` starts a comment. any_twin: pass over backend settings that do not fit here."""
         try:
@@ -180,7 +175,6 @@ class Settings:
                 foreign = any_twin and all(pair[1] != x.name for x in COMMON_SETTINGS)
                 with contextlib.suppress(*[UserError] if foreign else []):
                     self.set(pair[1], pair[2] or pair[3] or pair[4] or "", f"{path}:{number}")
-
     def read_environment(self, environ: dict[str, str]) -> None:
         """Take settings from the environment; warn about names that look like a misspelt one."""
         for name, value in environ.items():
@@ -188,11 +182,9 @@ class Settings:
                 self.set(name, value, "environment")
             elif close := difflib.get_close_matches(name, self.table, 1, 0.87):
                 self.warnings.append(f"the environment has {name}, which is no setting; did you mean {close[0]}?")
-
     def as_env(self) -> str:
         odd = {k: f'"{v}"' for k, v in self.values.items() if re.search(r"""^[\s"']|[\s"']$|\s#""", str(v))}
         return "".join(f"{k}={v}\n" for k, v in (self.values | odd).items())
-
     def help_table(self) -> str:
         rows = [f"  {x.name:<27}{str(x.default) or '(empty)':<12} {x.help}" for x in self.table.values()]
         return "settings: KEY=VALUE in a --config file, in the environment or here (the later wins)\n" + "\n".join(rows)
@@ -273,15 +265,12 @@ class Runtime:
     world: int = int(os.environ.get("WORLD_SIZE", 1))
     control: object = None  # gloo group for the numbers that all ranks must agree on
     steps_in_flight: int = 0  # how far the host may run ahead of the device
-
     @property
     def cuda(self) -> bool:
         return self.device.type == "cuda"
-
     def about(self) -> dict[str, str]:
         name = torch.cuda.get_device_name(self.device) if self.cuda else f"CPU, {torch.get_num_threads()} threads"
         return {"device": name, "precision": str(self.dtype).removeprefix("torch."), "torch": torch.__version__}
-
     def start(self) -> None:
         """Set this process's device up and, under torchrun, join the other processes."""
         if self.cuda:
@@ -293,24 +282,20 @@ class Runtime:
             dist.init_process_group("nccl" if self.cuda else "gloo")
             self.control = dist.new_group(backend="gloo")
             atexit.register(dist.destroy_process_group)
-
     def synchronize(self) -> None:
         if self.cuda:
             torch.cuda.synchronize(self.device)
-
     def memory(self) -> tuple[int, float]:
         """Most bytes held so far, and how many there are (where that is a limit worth a warning)."""
         if self.cuda:
             return torch.cuda.max_memory_allocated(self.device), torch.cuda.mem_get_info(self.device)[1]
         return peak_process_bytes(), math.inf
-
     def agree_max(self, *values: float) -> list[float]:
         """The largest of each value over all ranks, so that every rank takes the same decision."""
         box = torch.tensor(values, dtype=torch.float64)
         if self.world > 1:
             dist.all_reduce(box, dist.ReduceOp.MAX, group=self.control)
         return box.tolist()
-
     def from_first(self, text: str) -> str:
         """Rank 0's text, on every rank; all wait for it."""
         box = [text]
@@ -341,7 +326,6 @@ def resolve_device(s: Settings) -> Runtime:
         notes.append(f"no Triton for this machine (capability {capability}, {platform.system()}): running without torch.compile")
         use_compile = False
     return Runtime(device, dtype, use_compile, notes)
-
 
 # Shards and batches ===================================================================================================
 # shared: begin shards
@@ -397,7 +381,6 @@ class TrainSequences:
     A sequence lies within one shard. Each epoch cuts the shards at another offset, so that later epochs see other
     boundaries. The batch of a step is the same on any number of devices, and the step is all that a resumed run needs.
     """
-
     def __init__(self, s: Settings, world: int = 1):
         paths = find_shards(f"{s.DATA_PATH}/*_train_*.bin")
         self.shards = [open_shard(path) for path in paths]
@@ -410,10 +393,8 @@ class TrainSequences:
         if self.batch_size % world:
             share = nearby(s.TRAIN_BATCH_TOKENS, s.TRAIN_SEQ_LEN * world)
             raise UserError(f"TRAIN_BATCH_TOKENS={s.TRAIN_BATCH_TOKENS} cannot be shared evenly by {world} devices; {share}")
-
     def epoch(self, step: int) -> float:
         return step * self.batch_size / self.per_epoch
-
     def sequence(self, index: int) -> np.ndarray:
         """Sequence `index` of the run, inputs and targets overlapping: (seq_len + 1,) uint16."""
         epoch, position = divmod(index, self.per_epoch)
@@ -425,7 +406,6 @@ class TrainSequences:
         shard = int(np.searchsorted(self.ends, pick, "right"))
         start = (pick - (int(self.ends[shard - 1]) if shard else 0)) * self.seq_len + self.offset
         return self.shards[shard][start : start + self.seq_len + 1]
-
     def batch(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
         """The share of one of `world` devices in the batch of a step: (sequences, seq_len + 1) int32."""
         mine = self.batch_size // world
@@ -434,21 +414,17 @@ class TrainSequences:
 
 class Prefetcher:
     """Computes `make(i)` for i = first, first + 1, … in a thread, `depth` ahead; `next()` hands the results over in order."""
-
     def __init__(self, make: Callable[[int], object], first: int, depth: int = 3):
         self.pool, self.make, self.count = ThreadPoolExecutor(1), make, first + depth
         self.futures = deque(self.pool.submit(make, i) for i in range(first, first + depth))
-
     def next(self) -> object:
         """The next result; raises what `make` raised for it."""
         self.futures.append(self.pool.submit(self.make, self.count))
         self.count += 1
         return self.futures.popleft().result()
-
     def close(self) -> None:
         self.pool.shutdown(cancel_futures=True)
 # shared: end shards
-
 
 # Bytes per token ======================================================================================================
 # shared: begin bytes
@@ -460,7 +436,6 @@ class ByteTable:
     boundary: np.ndarray  # control, unknown and unused pieces, after which no space is written
     byte_piece: np.ndarray  # byte-fallback pieces
     decode: Callable[[list[list[int]]], list[bytes]]  # lists of token ids -> their text in UTF-8
-
     @classmethod
     def load(cls, path: str | Path) -> ByteTable:
         """From a SentencePiece model, or from the .json of a byte tokenizer. Raises DataError."""
@@ -481,12 +456,10 @@ class ByteTable:
         base = np.array([len(p.removeprefix("▁").replace("▁", " ").encode()) for p in pieces], np.int64)
         base[byte_piece] = 1
         base[boundary] = 0
-
         def decode(documents: list[list[int]]) -> list[bytes]:
             return [text.encode() for text in sp.decode(documents, num_threads=os.cpu_count() or 1)]
 
         return cls(base, leading, boundary, byte_piece, decode)
-
     def target_bytes(self, previous: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Bytes of each target token, given the token before it: (n,), (n,) -> (n,) int64."""
         return self.base_bytes[target] + (self.leading_space[target] & ~self.boundary[previous])
@@ -530,7 +503,6 @@ def bits_per_byte(nats: np.ndarray, target_bytes: np.ndarray) -> tuple[float, fl
 def sha256_of(data: np.ndarray | bytes) -> str:
     return hashlib.sha256(np.ascontiguousarray(data).tobytes() if isinstance(data, np.ndarray) else data).hexdigest()
 # shared: end bytes
-
 
 # Model ================================================================================================================
 # shared: begin roles
@@ -584,7 +556,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 class Attention(nn.Module):
     """Causal attention with grouped key/value heads, normed queries and keys, and a learned gain per query head."""
-
     def __init__(self, s: Settings):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = s.NUM_HEADS, s.NUM_KV_HEADS, s.MODEL_DIM // s.NUM_HEADS
@@ -594,7 +565,6 @@ class Attention(nn.Module):
         self.v = nn.Parameter(torch.empty(kv_dim, s.MODEL_DIM))
         self.out = nn.Parameter(torch.empty(s.MODEL_DIM, s.MODEL_DIM))
         self.q_gain = nn.Parameter(torch.full((s.NUM_HEADS,), s.QK_GAIN_INIT))
-
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         B, T, D = x.shape
         heads = linear(x, torch.cat((self.q, self.k, self.v))).view(B, T, -1, self.head_dim).transpose(1, 2)  # one product, not three
@@ -608,25 +578,21 @@ class Attention(nn.Module):
 
 class MLP(nn.Module):
     """Two matrices with a squared ReLU between them (Primer, arXiv:2109.08668)."""
-
     def __init__(self, s: Settings):
         super().__init__()
         self.up = nn.Parameter(torch.empty(s.MLP_MULT * s.MODEL_DIM, s.MODEL_DIM))
         self.down = nn.Parameter(torch.empty(s.MODEL_DIM, s.MLP_MULT * s.MODEL_DIM))
-
     def forward(self, x: Tensor) -> Tensor:
         return linear(F.relu(linear(x, self.up)).square(), self.down)
 
 class Block(nn.Module):
     """Mixes the stream with the embedding (`mix`), then adds attention and MLP, each with a scale per channel."""
-
     def __init__(self, s: Settings):
         super().__init__()
         self.attn, self.mlp = Attention(s), MLP(s)
         self.attn_scale = nn.Parameter(torch.ones(s.MODEL_DIM))
         self.mlp_scale = nn.Parameter(torch.ones(s.MODEL_DIM))
         self.mix = nn.Parameter(torch.stack((torch.ones(s.MODEL_DIM), torch.zeros(s.MODEL_DIM))))
-
     def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         mix, attn_scale, mlp_scale = (p.to(x.dtype) for p in (self.mix, self.attn_scale, self.mlp_scale))
         x = mix[0] * x + mix[1] * x0
@@ -635,7 +601,6 @@ class Block(nn.Module):
 
 class GPT(nn.Module):
     """Tied-embedding GPT. The second half of the blocks gets the outputs of the first half back, last one first (U-Net skips)."""
-
     def __init__(self, s: Settings, runtime: Runtime):
         super().__init__()
         self.softcap, self.dtype = s.LOGIT_SOFTCAP, runtime.dtype
@@ -647,7 +612,6 @@ class GPT(nn.Module):
         cos, sin = rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE, runtime.device)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-
     def hidden(self, tokens: Tensor) -> Tensor:
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
         T = tokens.size(1)
@@ -663,19 +627,15 @@ class GPT(nn.Module):
                     x = x + skips[len(saved) - 1] * saved.pop()
                 x = block(x, x0, cos, sin)
         return norm(x)
-
     def logits(self, tokens: Tensor, last: int) -> Tensor:
         """Capped logits of the last `last` positions of each row: (B, T) -> (B, last, V) float32."""
         logits = linear(self.hidden(tokens)[:, -last:], self.embed).float()
         return self.softcap * torch.tanh(logits / self.softcap)
-
     def nats(self, tokens: Tensor, targets: Tensor, last: int) -> Tensor:
         """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32."""
         return F.cross_entropy(self.logits(tokens, last).flatten(0, 1), targets[:, -last:].flatten(), reduction="none")
-
     def weights(self) -> dict[str, np.ndarray]:
         return {name: p.detach().float().cpu().numpy().copy() for name, p in self.named_parameters()}
-
     @torch.no_grad()
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Copy weights in by name. Raises UserError unless names and shapes are exactly the model's."""
@@ -685,7 +645,6 @@ class GPT(nn.Module):
             raise UserError(f"the weights do not fit the model these settings build; they differ in {names}")
         for name, p in mine.items():
             p.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
-
 
 # Optimizer ============================================================================================================
 def orthogonalize(g: Tensor, steps: int) -> Tensor:
@@ -701,7 +660,6 @@ def orthogonalize(g: Tensor, steps: int) -> Tensor:
 
 class Optimizer:
     """Muon for the role matrix, stacked over equal shapes; Adam for the rest, with a learning rate per role."""
-
     def __init__(self, model: GPT, s: Settings, runtime: Runtime):
         self.s, self.model, self.stacks = s, model, {}
         self.params = {name: p for name, p in model.named_parameters() if p.numel()}  # a single block has no skips
@@ -712,7 +670,6 @@ class Optimizer:
         self.momentum = {shape: torch.zeros(len(names), *shape, device=runtime.device) for shape, names in self.stacks.items()}
         self.moments = {n: (torch.zeros_like(p), torch.zeros_like(p)) for n, p in self.params.items() if role_of(n) != "matrix"}
         self.orthogonalize = torch.compile(orthogonalize, dynamic=False) if runtime.compile else orthogonalize
-
     @torch.no_grad()
     def step(self, step: int, lr_scale: float) -> None:
         """One update from the gradients, which are then cleared. `step` counts from 0."""
@@ -740,12 +697,10 @@ class Optimizer:
             torch._foreach_add_(denominator, s.ADAM_EPS)
             torch._foreach_addcdiv_(weights, first, denominator, -base_lr * lr_scale / (1 - b1 ** (step + 1)))
         self.model.zero_grad(set_to_none=True)
-
     def tensors(self) -> dict[str, Tensor]:
         """The live state by name: what a checkpoint holds beside the weights."""
         stacks = {f"momentum/{rows}x{columns}": m for (rows, columns), m in self.momentum.items()}
         return stacks | {f"{which}/{n}": m for n, pair in self.moments.items() for which, m in zip(("first", "second"), pair)}
-
 
 # Schedule =============================================================================================================
 # shared: begin schedule
@@ -765,7 +720,6 @@ def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: f
     by_clock = train_seconds / max(clock, 1e-9) if s.MAX_WALLCLOCK_SECONDS else 0.0
     return min(1.0, max(by_steps, by_clock))
 # shared: end schedule
-
 
 # Scoring windows ======================================================================================================
 # shared: begin windows
@@ -818,7 +772,6 @@ def score(
         dist.all_reduce(torch.from_numpy(nats), group=runtime.control)  # each position is scored by one rank and 0 elsewhere
     nats[batches[-1][0][-1] + batches[-1][1] :] = np.nan
     return nats
-
 
 # Artifact: encode and decode ==========================================================================================
 # shared: begin artifact
@@ -1051,7 +1004,6 @@ def forecast_bytes(weights: dict[str, np.ndarray], s: Settings, code_bytes: int 
     return len(fit_artifact(filled, s, code_bytes)[1])
 # shared: end artifact
 
-
 # Logging and the run folder ===========================================================================================
 # shared: begin logging
 def atomic_write(path: Path, write: Callable) -> None:
@@ -1071,10 +1023,8 @@ def atomic_write(path: Path, write: Callable) -> None:
 
 class Clock:
     """Seconds by span. Only the spans `train` and `export` belong to the training clock."""
-
     def __init__(self):
         self.seconds, self.current, self.mark = {}, "", 0.0
-
     @contextlib.contextmanager
     def span(self, name: str, synchronize: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Book a stretch under `name`; inside another span, that one stands still meanwhile."""
@@ -1087,32 +1037,26 @@ class Clock:
             synchronize()
             self.book()
             self.current = outer
-
     def book(self) -> None:
         now = time.perf_counter()
         if self.current:
             self.seconds[self.current] = self.seconds.get(self.current, 0.0) + now - self.mark
         self.mark = now
-
     def read(self, name: str) -> float:
         return self.seconds.get(name, 0.0) + (time.perf_counter() - self.mark if name == self.current else 0.0)
-
     def training(self) -> float:
         return self.read("train") + self.read("export")
 
 class Log:
     """Prints lines and keeps them in train.log; rank 0 only. On a terminal, progress is a live line, elsewhere plain lines."""
-
     def __init__(self, enabled: bool = True):
         self.enabled, self.file, self.kept = enabled, None, []
-
     def __call__(self, line: str) -> None:
         if not self.enabled:
             return
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
         self.keep(line)
-
     def keep(self, line: str) -> None:
         """To the file alone. A log that cannot be written any more is given up with one line; the run goes on."""
         try:
@@ -1123,13 +1067,11 @@ class Log:
         except OSError as e:
             self.file = None
             print(f"warning: the log file cannot be written any more ({e.strerror}); lines go on here", file=sys.stderr)
-
     def open(self, path: Path) -> None:
         """Write what was said so far, and all that follows, to a file as well."""
         if self.enabled:
             self.file = open(path, "a", encoding="utf-8")
             self.file.writelines(line + "\n" for line in self.kept)
-
     @contextlib.contextmanager
     def progress(self, label: str, total: float, unit: str) -> Iterator[Callable]:
         """Yields bar(done_more, note=""): a tqdm line on a terminal, and elsewhere a line with the time left every 20 s."""
@@ -1187,12 +1129,10 @@ class Interrupted(BaseException):
 
 class Interrupt:
     """The first SIGINT or SIGTERM sets `signal`, or raises Interrupted once `raises` is set; the second one kills."""
-
     def __init__(self):
         self.signal, self.raises = 0, False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
-
     def _handle(self, number: int, frame: object) -> None:
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
@@ -1250,21 +1190,17 @@ def xz_bits_per_byte(tokens: np.ndarray, table: ByteTable) -> float:
     return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
 # shared: end logging
 
-
 # Main: set up, warm up, train, export, score ==========================================================================
 class Stepper:
     """One optimizer step after another: forward and backward passes, gradients over all devices, update."""
-
     def __init__(self, s: Settings, runtime: Runtime, model: GPT):
         self.s, self.runtime, self.model = s, runtime, model
         self.optimizer = Optimizer(model, s, runtime)
         self.nats = torch.compile(model.nats, dynamic=False) if runtime.compile else model.nats
-
     def prepare(self, batch: np.ndarray) -> Tensor:
         """Tokens as a tensor, pinned for the copy to a GPU; called in the prefetch thread."""
         tokens = torch.from_numpy(batch)
         return tokens.pin_memory() if self.runtime.cuda else tokens
-
     def launch(self, step: int, batch: Tensor, scale: float) -> tuple[Tensor, torch.cuda.Event | None]:
         """Train on a batch, (sequences, TRAIN_SEQ_LEN + 1) int32; the loss comes later, by `finish`."""
         batch, total = batch.to(self.runtime.device, non_blocking=True).long(), torch.zeros((), device=self.runtime.device)
@@ -1284,25 +1220,20 @@ class Stepper:
         host, event = torch.empty((), pin_memory=True).copy_(total, non_blocking=True), torch.cuda.Event()
         event.record()
         return host, event
-
     def finish(self, launched: tuple[Tensor, torch.cuda.Event | None]) -> float:
         """Wait for a launched step; the mean loss over all devices."""
         if launched[1]:
             launched[1].synchronize()
         return float(launched[0])
-
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, live: weights and optimizer state."""
         return {f"weights/{n}": p.data for n, p in self.model.named_parameters()} | self.optimizer.tensors()
-
     def state(self) -> dict[str, np.ndarray]:
         return {name: tensor.cpu().numpy().copy() for name, tensor in self.tensors().items()} | {"rng": torch.get_rng_state().numpy()}
-
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         torch.set_rng_state(torch.from_numpy(state["rng"]))
         for name, tensor in self.tensors().items():
             tensor.copy_(torch.from_numpy(state[name]))
-
     def warm_up(self, batch: np.ndarray, log: Log) -> None:
         """Compile by running two steps on a batch, then put everything back. Without a compiler that works, go on without."""
         if not self.runtime.compile:
@@ -1324,7 +1255,6 @@ class Diverged(Exception):
 
 class Run:
     """One command: what it computes with, what it reads, where it writes, and its phases in order."""
-
     def __init__(self, args: argparse.Namespace, s: Settings, log: Log):
         self.s, self.log, self.clock, self.folder = s, log, Clock(), Path(args.resume) if args.resume else None
         self.source, self.runtime = Path(__file__).resolve(), resolve_device(s)
@@ -1334,12 +1264,10 @@ class Run:
             log(f"note: {line}")
         with self.clock.span("setup"):
             self.data = load_data(s, log, with_train=not args.eval_only)
-
     def build(self) -> GPT:
         model = GPT(self.s, self.runtime)
         model.load_weights(initial_weights(self.s, model.weights()))
         return model
-
     def open_folder(self, resume: bool) -> None:
         """Make the run folder, or check the one to go on with; begin the log with everything the run depends on."""
         s, r = self.s, self.runtime
@@ -1357,7 +1285,6 @@ class Run:
             self.about["calibration_tokens_per_s"] = float(known[self.about["device"]]["tokens_per_s"])
         for name, value in self.about.items():
             self.log(kv(**{name: value}))
-
     def forecast(self, model: GPT) -> tuple[float, int]:
         """Say how large the artifact will be; return the seconds to keep free for the export, and the bytes in all."""
         weights, begin = model.weights(), time.perf_counter()
@@ -1368,7 +1295,6 @@ class Run:
         self.log("model " + kv(parameters=sum(parameters.values()), **parameters))
         self.log("forecast " + kv(**sizes, cap_bytes=self.s.CAP_BYTES))
         return 1.0 + 2.0 * (time.perf_counter() - begin) if self.s.MAX_WALLCLOCK_SECONDS else 0.0, sizes["total_bytes"]
-
     def train(self, model: GPT, interrupt: Interrupt) -> dict:
         """Train within the clock; weights.npz is on disk at the end. Returns its meta data. Raises Interrupted, Diverged."""
         s, r, log, clock = self.s, self.runtime, self.log, self.clock
@@ -1385,7 +1311,6 @@ class Run:
         first_s = said_s = saved_s = clock.training()
         pending: deque = deque()  # losses still on their way from the device
         losses: list[float] = []  # since the last log line
-
         def settle(keep: int) -> None:
             """Wait until at most `keep` steps are in flight, so that the clock is honest and the device never idle."""
             while len(pending) > keep:
@@ -1394,7 +1319,6 @@ class Run:
                 if not losses[-1] < 2.0 * math.log(s.VOCAB_SIZE):
                     rates = kv(MATRIX_LR=s.MATRIX_LR, EMBED_LR=s.EMBED_LR, VECTOR_LR=s.VECTOR_LR)
                     raise Diverged(f"step {at}: train_loss {losses[-1]}; halve one of {rates} or double WARMUP_STEPS={s.WARMUP_STEPS}")
-
         def save() -> None:
             settle(0)
             clock.book()
@@ -1449,7 +1373,6 @@ class Run:
             checkpoint.unlink(missing_ok=True)
         log("trained " + kv(steps=step, tokens=meta["train_tokens"], epochs=meta["epochs"], train_s=clock.training()))
         return meta
-
     def export(self, model: GPT) -> dict[str, int]:
         """Write artifact.bin and say its size against the cap. Returns the byte counts."""
         s, log, path, sizes = self.s, self.log, self.folder / "artifact.bin", {"code_bytes": (self.folder / "train_gpt.py").stat().st_size}
@@ -1472,7 +1395,6 @@ class Run:
                 log("  " + kv(tensor=name, shape=weights[name].shape, bits=bits_of(s, name), bytes=packed[name]))
             log("Lower BITS_MATRIX, raise STEP_MATRIX, or lower NUM_LAYERS or MODEL_DIM; --check forecasts the size without training.")
         return sizes
-
     def load_artifact(self, path: Path) -> GPT:
         """The model that the bytes on disk stand for. The header's settings replace ours, but for EVAL_* given by hand."""
         try:
@@ -1488,7 +1410,6 @@ class Run:
         model = GPT(self.s, self.runtime)
         model.load_weights(weights)
         return model
-
     def score_artifact(self, path: Path) -> tuple[dict, np.ndarray]:
         """Score the validation stream with what is on disk, then the other sets and context lengths that were asked for."""
         s, r, log, data = self.s, self.runtime, self.log, self.data
@@ -1513,7 +1434,6 @@ class Run:
         for name, bpb in more.items():
             log("auxiliary " + kv(name=name, val_bpb=bpb))
         return result, nats
-
     def export_gap(self, model: GPT, nats: np.ndarray) -> dict:
         """Score the weights from before the export on the first GAP_TOKENS targets, and compare."""
         s, r, tokens = self.s, self.runtime, self.data.val_tokens
@@ -1524,7 +1444,6 @@ class Run:
         gap = {"gap_tokens": n, "pre_export_val_bpb": pre, "post_export_val_bpb": post, "export_gap_bpb": post - pre}
         self.log("export " + kv(**gap))
         return gap
-
     def whole_loop(self, resume: bool) -> int:
         """Train, export, score, result.json. Returns the exit status."""
         s, log, interrupt = self.s, self.log, Interrupt()
@@ -1562,12 +1481,10 @@ class Run:
         except Exception as e:
             log(f"failed: {type(e).__name__}: {e}\nwhat was reached is in {self.folder}; when mended, {go_on}")
             raise
-
     def eval_only(self, path: Path) -> int:
         result, _ = self.score_artifact(path)
         self.log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
         return 0
-
     def check(self) -> int:
         """Say what a run would do, from a few timed steps and windows; warn about what will go wrong. Returns the exit status."""
         s, r, log = self.s, self.runtime, self.log

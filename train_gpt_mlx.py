@@ -132,18 +132,15 @@ EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
 
 class Settings:
     """Resolved settings: `s.MODEL_DIM` is a value, `s.sources["MODEL_DIM"]` says where it came from."""
-
     def __init__(self, table: list[Setting]):
         self.table = {x.name: x for x in table}
         self.values = {x.name: x.default for x in table}
         self.sources = dict.fromkeys(self.table, "default")
         self.warnings: list[str] = []
-
     def __getattr__(self, name: str) -> int | float | str:
         if name.startswith("_") or name not in self.values:
             raise AttributeError(f"no setting is called {name}")
         return self.values[name]
-
     def set(self, name: str, text: str, source: str) -> None:
         """Parse and range-check one value. Raises UserError."""
         if name not in self.table:
@@ -161,7 +158,6 @@ class Settings:
             what = allowed if kind is str else f"{allowed[0]} to {allowed[1]}"
             raise UserError(f"{source}: {name}={text} is not allowed; allowed: {what}; default: {setting.default}")
         self.values[name], self.sources[name] = value, source
-
     def read_file(self, path: str | Path, any_twin: bool = False) -> None:
         """Take KEY=VALUE lines of a .env file; `#` starts a comment. any_twin: pass over backend settings that do not fit here."""
         try:
@@ -176,7 +172,6 @@ class Settings:
                 foreign = any_twin and all(pair[1] != x.name for x in COMMON_SETTINGS)
                 with contextlib.suppress(*[UserError] if foreign else []):
                     self.set(pair[1], pair[2] or pair[3] or pair[4] or "", f"{path}:{number}")
-
     def read_environment(self, environ: dict[str, str]) -> None:
         """Take settings from the environment; warn about names that look like a misspelt one."""
         for name, value in environ.items():
@@ -184,11 +179,9 @@ class Settings:
                 self.set(name, value, "environment")
             elif close := difflib.get_close_matches(name, self.table, 1, 0.87):
                 self.warnings.append(f"the environment has {name}, which is no setting; did you mean {close[0]}?")
-
     def as_env(self) -> str:
         odd = {k: f'"{v}"' for k, v in self.values.items() if re.search(r"""^[\s"']|[\s"']$|\s#""", str(v))}
         return "".join(f"{k}={v}\n" for k, v in (self.values | odd).items())
-
     def help_table(self) -> str:
         rows = [f"  {x.name:<27}{str(x.default) or '(empty)':<12} {x.help}" for x in self.table.values()]
         return "settings: KEY=VALUE in a --config file, in the environment or here (the later wins)\n" + "\n".join(rows)
@@ -275,35 +268,28 @@ class Runtime:
     world: int = 1
     cuda: bool = False
     steps_in_flight: int = 0  # `launch` waits for every step, so that unfinished ones do not pile up in memory
-
     @property
     def gpu(self) -> bool:
         return self.device.type == mx.gpu
-
     def about(self) -> dict[str, str]:
         name = str(mx.device_info(self.device).get("device_name", self.device.type))
         name = name if self.gpu else f"{name}, CPU"
         return {"device": name, "precision": str(self.dtype).removeprefix("mlx.core."), "mlx": mx.__version__}
-
     def start(self) -> None:
         """Set this process's device and memory limits."""
         mx.set_default_device(self.device)
         mx.set_cache_limit(self.cache_bytes)
         if self.limit_bytes:
             mx.set_memory_limit(self.limit_bytes)
-
     def synchronize(self) -> None:
         mx.synchronize()
-
     def memory(self) -> tuple[int, float]:
         """Most bytes held so far, and how many the system lets MLX hold before it slows down (where it says so)."""
         if self.gpu:
             return mx.get_peak_memory(), mx.device_info(self.device).get("max_recommended_working_set_size", math.inf)
         return peak_process_bytes(), math.inf
-
     def agree_max(self, *values: float) -> list[float]:
         return list(values)
-
     def from_first(self, text: str) -> str:
         return text
 
@@ -324,7 +310,6 @@ def resolve_device(s: Settings) -> Runtime:
             use_compile = False
     device = mx.Device(mx.gpu if gpu else mx.cpu, 0)
     return Runtime(device, dtype, use_compile, notes, s.CACHE_LIMIT_MB * 2**20, s.MEMORY_LIMIT_MB * 2**20)
-
 
 # Shards and batches ===================================================================================================
 # shared: begin shards
@@ -380,7 +365,6 @@ class TrainSequences:
     A sequence lies within one shard. Each epoch cuts the shards at another offset, so that later epochs see other
     boundaries. The batch of a step is the same on any number of devices, and the step is all that a resumed run needs.
     """
-
     def __init__(self, s: Settings, world: int = 1):
         paths = find_shards(f"{s.DATA_PATH}/*_train_*.bin")
         self.shards = [open_shard(path) for path in paths]
@@ -393,10 +377,8 @@ class TrainSequences:
         if self.batch_size % world:
             share = nearby(s.TRAIN_BATCH_TOKENS, s.TRAIN_SEQ_LEN * world)
             raise UserError(f"TRAIN_BATCH_TOKENS={s.TRAIN_BATCH_TOKENS} cannot be shared evenly by {world} devices; {share}")
-
     def epoch(self, step: int) -> float:
         return step * self.batch_size / self.per_epoch
-
     def sequence(self, index: int) -> np.ndarray:
         """Sequence `index` of the run, inputs and targets overlapping: (seq_len + 1,) uint16."""
         epoch, position = divmod(index, self.per_epoch)
@@ -408,7 +390,6 @@ class TrainSequences:
         shard = int(np.searchsorted(self.ends, pick, "right"))
         start = (pick - (int(self.ends[shard - 1]) if shard else 0)) * self.seq_len + self.offset
         return self.shards[shard][start : start + self.seq_len + 1]
-
     def batch(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
         """The share of one of `world` devices in the batch of a step: (sequences, seq_len + 1) int32."""
         mine = self.batch_size // world
@@ -417,21 +398,17 @@ class TrainSequences:
 
 class Prefetcher:
     """Computes `make(i)` for i = first, first + 1, … in a thread, `depth` ahead; `next()` hands the results over in order."""
-
     def __init__(self, make: Callable[[int], object], first: int, depth: int = 3):
         self.pool, self.make, self.count = ThreadPoolExecutor(1), make, first + depth
         self.futures = deque(self.pool.submit(make, i) for i in range(first, first + depth))
-
     def next(self) -> object:
         """The next result; raises what `make` raised for it."""
         self.futures.append(self.pool.submit(self.make, self.count))
         self.count += 1
         return self.futures.popleft().result()
-
     def close(self) -> None:
         self.pool.shutdown(cancel_futures=True)
 # shared: end shards
-
 
 # Bytes per token ======================================================================================================
 # shared: begin bytes
@@ -443,7 +420,6 @@ class ByteTable:
     boundary: np.ndarray  # control, unknown and unused pieces, after which no space is written
     byte_piece: np.ndarray  # byte-fallback pieces
     decode: Callable[[list[list[int]]], list[bytes]]  # lists of token ids -> their text in UTF-8
-
     @classmethod
     def load(cls, path: str | Path) -> ByteTable:
         """From a SentencePiece model, or from the .json of a byte tokenizer. Raises DataError."""
@@ -464,12 +440,10 @@ class ByteTable:
         base = np.array([len(p.removeprefix("▁").replace("▁", " ").encode()) for p in pieces], np.int64)
         base[byte_piece] = 1
         base[boundary] = 0
-
         def decode(documents: list[list[int]]) -> list[bytes]:
             return [text.encode() for text in sp.decode(documents, num_threads=os.cpu_count() or 1)]
 
         return cls(base, leading, boundary, byte_piece, decode)
-
     def target_bytes(self, previous: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Bytes of each target token, given the token before it: (n,), (n,) -> (n,) int64."""
         return self.base_bytes[target] + (self.leading_space[target] & ~self.boundary[previous])
@@ -513,7 +487,6 @@ def bits_per_byte(nats: np.ndarray, target_bytes: np.ndarray) -> tuple[float, fl
 def sha256_of(data: np.ndarray | bytes) -> str:
     return hashlib.sha256(np.ascontiguousarray(data).tobytes() if isinstance(data, np.ndarray) else data).hexdigest()
 # shared: end bytes
-
 
 # Model ================================================================================================================
 # shared: begin roles
@@ -571,7 +544,6 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
 
 class Attention(nn.Module):
     """Causal attention with grouped key/value heads, normed queries and keys, and a learned gain per query head."""
-
     def __init__(self, s: Settings):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = s.NUM_HEADS, s.NUM_KV_HEADS, s.MODEL_DIM // s.NUM_HEADS
@@ -581,7 +553,6 @@ class Attention(nn.Module):
         self.v = mx.zeros((kv_dim, s.MODEL_DIM))
         self.out = mx.zeros((s.MODEL_DIM, s.MODEL_DIM))
         self.q_gain = mx.full((s.NUM_HEADS,), s.QK_GAIN_INIT)
-
     def __call__(self, x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
         B, T, D = x.shape
         q = linear(x, self.q).reshape(B, T, self.heads, self.head_dim).swapaxes(1, 2)  # (B, H, T, head_dim)
@@ -590,7 +561,6 @@ class Attention(nn.Module):
         q = rotate(norm(q) * self.q_gain.astype(x.dtype)[:, None, None], cos, sin)
         k = rotate(norm(k), cos, sin)
         return linear(self.attend(q, k, v).swapaxes(1, 2).reshape(B, T, D), self.out)
-
     def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """(B, heads, T, head_dim). A CPU goes through the queries in blocks, to pass over the keys that none of a block sees."""
         if mx.default_device().type == mx.gpu:
@@ -607,25 +577,21 @@ class Attention(nn.Module):
 
 class MLP(nn.Module):
     """Two matrices with a squared ReLU between them (Primer, arXiv:2109.08668)."""
-
     def __init__(self, s: Settings):
         super().__init__()
         self.up = mx.zeros((s.MLP_MULT * s.MODEL_DIM, s.MODEL_DIM))
         self.down = mx.zeros((s.MODEL_DIM, s.MLP_MULT * s.MODEL_DIM))
-
     def __call__(self, x: mx.array) -> mx.array:
         return linear(mx.maximum(linear(x, self.up), 0).square(), self.down)
 
 class Block(nn.Module):
     """Mixes the stream with the embedding (`mix`), then adds attention and MLP, each with a scale per channel."""
-
     def __init__(self, s: Settings):
         super().__init__()
         self.attn, self.mlp = Attention(s), MLP(s)
         self.attn_scale = mx.ones((s.MODEL_DIM,))
         self.mlp_scale = mx.ones((s.MODEL_DIM,))
         self.mix = mx.stack((mx.ones((s.MODEL_DIM,)), mx.zeros((s.MODEL_DIM,))))
-
     def __call__(self, x: mx.array, x0: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
         mix, attn_scale, mlp_scale = (p.astype(x.dtype) for p in (self.mix, self.attn_scale, self.mlp_scale))
         x = mix[0] * x + mix[1] * x0
@@ -634,7 +600,6 @@ class Block(nn.Module):
 
 class GPT(nn.Module):
     """Tied-embedding GPT. The second half of the blocks gets the outputs of the first half back, last one first (U-Net skips)."""
-
     def __init__(self, s: Settings, runtime: Runtime):
         super().__init__()
         self.softcap, self.dtype = s.LOGIT_SOFTCAP, runtime.dtype
@@ -643,7 +608,6 @@ class GPT(nn.Module):
         self.skips = mx.ones((s.NUM_LAYERS // 2, s.MODEL_DIM))
         length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)), 2)
         self._rotary = rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE)  # MLX counts no `_name` as a parameter
-
     def hidden(self, tokens: mx.array) -> mx.array:
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
         T = tokens.shape[1]
@@ -659,19 +623,15 @@ class GPT(nn.Module):
                     x = x + skips[len(saved) - 1] * saved.pop()
                 x = block(x, x0, cos, sin)
         return norm(x)
-
     def logits(self, tokens: mx.array, last: int) -> mx.array:
         """Capped logits of the last `last` positions of each row: (B, T) -> (B, last, V) float32."""
         logits = linear(self.hidden(tokens)[:, -last:], self.embed).astype(mx.float32)
         return self.softcap * mx.tanh(logits / self.softcap)
-
     def nats(self, tokens: mx.array, targets: mx.array, last: int) -> mx.array:
         """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32."""
         return nn.losses.cross_entropy(self.logits(tokens, last), targets[:, -last:]).flatten()
-
     def weights(self) -> dict[str, np.ndarray]:
         return {name: np.array(p) for name, p in tree_flatten(self.parameters())}
-
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Copy weights in by name. Raises UserError unless names and shapes are exactly the model's."""
         mine = dict(tree_flatten(self.parameters()))
@@ -679,7 +639,6 @@ class GPT(nn.Module):
             names = ", ".join(sorted(mine.keys() ^ weights.keys())[:5]) or "no name, but in shapes"
             raise UserError(f"the weights do not fit the model these settings build; they differ in {names}")
         self.update(tree_unflatten([(name, mx.array(weights[name])) for name in mine]))
-
 
 # Optimizer ============================================================================================================
 def orthogonalize(g: mx.array, steps: int) -> mx.array:
@@ -696,7 +655,6 @@ def orthogonalize(g: mx.array, steps: int) -> mx.array:
 
 class Optimizer:
     """Muon for the role matrix, stacked over equal shapes; Adam for the rest, with a learning rate per role."""
-
     def __init__(self, model: GPT, s: Settings, runtime: Runtime):
         self.s, self.model, self.stacks = s, model, {}
         params = dict(tree_flatten(model.parameters()))
@@ -707,13 +665,11 @@ class Optimizer:
         # The live state by name, which a compiled step reads and replaces: what a checkpoint holds beside the weights.
         self.state = {f"momentum/{r}x{c}": mx.zeros((len(names), r, c)) for (r, c), names in self.stacks.items()}
         self.state |= {f"{which}/{n}": mx.zeros(params[n].shape) for n in self.lr for which in ("first", "second")}
-
     def rates(self, step: int, lr_scale: float) -> mx.array:
         """The numbers that change from step to step, as an array, so that a compiled step serves all: (4,) float32."""
         s = self.s
         left = (1 - b ** (step + 1) for b in (s.ADAM_BETA1, s.ADAM_BETA2))  # Adam's bias corrections
         return mx.array([muon_momentum(s, step), lr_scale, *left])
-
     def step(self, grads: dict[str, mx.array], rates: mx.array) -> None:
         """One update of model and state from the gradients by name; `rates` comes from the method."""
         s, state, params = self.s, self.state, dict(tree_flatten(self.model.parameters()))
@@ -738,7 +694,6 @@ class Optimizer:
             params[name] = params[name] - base_lr * lr_scale / left1 * state[first] / denominator
         self.model.update(tree_unflatten(list(params.items())))
 
-
 # Schedule =============================================================================================================
 # shared: begin schedule
 def lr_scale(s: Settings, step: int, progress: float) -> float:
@@ -757,7 +712,6 @@ def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: f
     by_clock = train_seconds / max(clock, 1e-9) if s.MAX_WALLCLOCK_SECONDS else 0.0
     return min(1.0, max(by_steps, by_clock))
 # shared: end schedule
-
 
 # Scoring windows ======================================================================================================
 # shared: begin windows
@@ -803,7 +757,6 @@ def score(
             nats[starts[:, None] + np.arange(length - last, length)] = np.array(values).reshape(-1, last)
             bar(values.size)
     return nats
-
 
 # Artifact: encode and decode ==========================================================================================
 # shared: begin artifact
@@ -1036,7 +989,6 @@ def forecast_bytes(weights: dict[str, np.ndarray], s: Settings, code_bytes: int 
     return len(fit_artifact(filled, s, code_bytes)[1])
 # shared: end artifact
 
-
 # Logging and the run folder ===========================================================================================
 # shared: begin logging
 def atomic_write(path: Path, write: Callable) -> None:
@@ -1056,10 +1008,8 @@ def atomic_write(path: Path, write: Callable) -> None:
 
 class Clock:
     """Seconds by span. Only the spans `train` and `export` belong to the training clock."""
-
     def __init__(self):
         self.seconds, self.current, self.mark = {}, "", 0.0
-
     @contextlib.contextmanager
     def span(self, name: str, synchronize: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Book a stretch under `name`; inside another span, that one stands still meanwhile."""
@@ -1072,32 +1022,26 @@ class Clock:
             synchronize()
             self.book()
             self.current = outer
-
     def book(self) -> None:
         now = time.perf_counter()
         if self.current:
             self.seconds[self.current] = self.seconds.get(self.current, 0.0) + now - self.mark
         self.mark = now
-
     def read(self, name: str) -> float:
         return self.seconds.get(name, 0.0) + (time.perf_counter() - self.mark if name == self.current else 0.0)
-
     def training(self) -> float:
         return self.read("train") + self.read("export")
 
 class Log:
     """Prints lines and keeps them in train.log; rank 0 only. On a terminal, progress is a live line, elsewhere plain lines."""
-
     def __init__(self, enabled: bool = True):
         self.enabled, self.file, self.kept = enabled, None, []
-
     def __call__(self, line: str) -> None:
         if not self.enabled:
             return
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
         self.keep(line)
-
     def keep(self, line: str) -> None:
         """To the file alone. A log that cannot be written any more is given up with one line; the run goes on."""
         try:
@@ -1108,13 +1052,11 @@ class Log:
         except OSError as e:
             self.file = None
             print(f"warning: the log file cannot be written any more ({e.strerror}); lines go on here", file=sys.stderr)
-
     def open(self, path: Path) -> None:
         """Write what was said so far, and all that follows, to a file as well."""
         if self.enabled:
             self.file = open(path, "a", encoding="utf-8")
             self.file.writelines(line + "\n" for line in self.kept)
-
     @contextlib.contextmanager
     def progress(self, label: str, total: float, unit: str) -> Iterator[Callable]:
         """Yields bar(done_more, note=""): a tqdm line on a terminal, and elsewhere a line with the time left every 20 s."""
@@ -1172,12 +1114,10 @@ class Interrupted(BaseException):
 
 class Interrupt:
     """The first SIGINT or SIGTERM sets `signal`, or raises Interrupted once `raises` is set; the second one kills."""
-
     def __init__(self):
         self.signal, self.raises = 0, False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
-
     def _handle(self, number: int, frame: object) -> None:
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
@@ -1235,26 +1175,21 @@ def xz_bits_per_byte(tokens: np.ndarray, table: ByteTable) -> float:
     return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
 # shared: end logging
 
-
 # Main: set up, warm up, train, export, score ==========================================================================
 class Stepper:
     """One optimizer step after another: forward and backward passes over microbatches, update."""
-
     def __init__(self, s: Settings, runtime: Runtime, model: GPT):
         self.s, self.runtime, self.model = s, runtime, model
         self.optimizer = Optimizer(model, s, runtime)
         self.rows = max(1, (s.MICROBATCH_TOKENS or SAFE_MICROBATCH_TOKENS) // s.TRAIN_SEQ_LEN)  # sequences in a microbatch
         self.bind()
-
     def bind(self) -> None:
         """Compile the two halves of a step, or not; what they read and change stays in model and optimizer."""
         value_and_grad = nn.value_and_grad(self.model, lambda x, y: self.model.nats(x, y, x.shape[1]).mean())
-
         def add_part(sums: list[mx.array], part: mx.array, share: mx.array) -> list[mx.array]:
             loss, grads = value_and_grad(part[:, :-1], part[:, 1:])
             new = [loss] + [g for _, g in tree_flatten(grads)]
             return [a + share * b for a, b in zip(sums, new)]
-
         def update(sums: list[mx.array], rates: mx.array) -> None:
             self.optimizer.step(dict(zip(self.names, sums[1:])), rates)
 
@@ -1265,11 +1200,9 @@ class Stepper:
         if self.runtime.compile:  # `model` is an output of add_part too: taking gradients puts copies of the weights there
             self.add_part = mx.compile(add_part, inputs=model, outputs=model)
             self.update = mx.compile(update, inputs=[model, state], outputs=[model, state])
-
     def prepare(self, batch: np.ndarray) -> np.ndarray:
         """Called in the prefetch thread; MLX takes the tokens over in the thread that computes."""
         return batch
-
     def launch(self, step: int, batch: np.ndarray, scale: float) -> mx.array:
         """Train on a batch, (sequences, TRAIN_SEQ_LEN + 1) int32. Each part is computed before the next one is planned."""
         sums = [mx.zeros(shape) for shape in self.shapes]  # loss, then a gradient for each parameter
@@ -1280,22 +1213,18 @@ class Stepper:
         self.update(sums, self.optimizer.rates(step, scale))
         mx.eval(self.model.state, self.optimizer.state)
         return sums[0]
-
     def finish(self, launched: mx.array) -> float:
         """The mean loss of a launched step."""
         return launched.item()
-
     def state(self) -> dict[str, np.ndarray]:
         tensors = {f"weights/{n}": p for n, p in tree_flatten(self.model.parameters())} | self.optimizer.state
         return {name: np.array(tensor) for name, tensor in tensors.items()} | {"rng": np.array(mx.random.state[0])}
-
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         high, low = (int(x) for x in state["rng"])
         mx.random.seed(high << 32 | low)  # the two words of a seed are the state it sets
         self.model.load_weights({n.removeprefix("weights/"): w for n, w in state.items() if n.startswith("weights/")})
         for name in self.optimizer.state:
             self.optimizer.state[name] = mx.array(state[name])
-
     def warm_up(self, batch: np.ndarray, log: Log) -> None:
         """Compile by running two steps on a batch, then put everything back. Without a compiler that works, go on without."""
         if not self.runtime.compile:
@@ -1316,7 +1245,6 @@ class Diverged(Exception):
 
 class Run:
     """One command: what it computes with, what it reads, where it writes, and its phases in order."""
-
     def __init__(self, args: argparse.Namespace, s: Settings, log: Log):
         self.s, self.log, self.clock, self.folder = s, log, Clock(), Path(args.resume) if args.resume else None
         self.source, self.runtime = Path(__file__).resolve(), resolve_device(s)
@@ -1326,12 +1254,10 @@ class Run:
             log(f"note: {line}")
         with self.clock.span("setup"):
             self.data = load_data(s, log, with_train=not args.eval_only)
-
     def build(self) -> GPT:
         model = GPT(self.s, self.runtime)
         model.load_weights(initial_weights(self.s, model.weights()))
         return model
-
     def open_folder(self, resume: bool) -> None:
         """Make the run folder, or check the one to go on with; begin the log with everything the run depends on."""
         s, r = self.s, self.runtime
@@ -1349,7 +1275,6 @@ class Run:
             self.about["calibration_tokens_per_s"] = float(known[self.about["device"]]["tokens_per_s"])
         for name, value in self.about.items():
             self.log(kv(**{name: value}))
-
     def forecast(self, model: GPT) -> tuple[float, int]:
         """Say how large the artifact will be; return the seconds to keep free for the export, and the bytes in all."""
         weights, begin = model.weights(), time.perf_counter()
@@ -1360,7 +1285,6 @@ class Run:
         self.log("model " + kv(parameters=sum(parameters.values()), **parameters))
         self.log("forecast " + kv(**sizes, cap_bytes=self.s.CAP_BYTES))
         return 1.0 + 2.0 * (time.perf_counter() - begin) if self.s.MAX_WALLCLOCK_SECONDS else 0.0, sizes["total_bytes"]
-
     def train(self, model: GPT, interrupt: Interrupt) -> dict:
         """Train within the clock; weights.npz is on disk at the end. Returns its meta data. Raises Interrupted, Diverged."""
         s, r, log, clock = self.s, self.runtime, self.log, self.clock
@@ -1377,7 +1301,6 @@ class Run:
         first_s = said_s = saved_s = clock.training()
         pending: deque = deque()  # losses still on their way from the device
         losses: list[float] = []  # since the last log line
-
         def settle(keep: int) -> None:
             """Wait until at most `keep` steps are in flight, so that the clock is honest and the device never idle."""
             while len(pending) > keep:
@@ -1386,7 +1309,6 @@ class Run:
                 if not losses[-1] < 2.0 * math.log(s.VOCAB_SIZE):
                     rates = kv(MATRIX_LR=s.MATRIX_LR, EMBED_LR=s.EMBED_LR, VECTOR_LR=s.VECTOR_LR)
                     raise Diverged(f"step {at}: train_loss {losses[-1]}; halve one of {rates} or double WARMUP_STEPS={s.WARMUP_STEPS}")
-
         def save() -> None:
             settle(0)
             clock.book()
@@ -1441,7 +1363,6 @@ class Run:
             checkpoint.unlink(missing_ok=True)
         log("trained " + kv(steps=step, tokens=meta["train_tokens"], epochs=meta["epochs"], train_s=clock.training()))
         return meta
-
     def export(self, model: GPT) -> dict[str, int]:
         """Write artifact.bin and say its size against the cap. Returns the byte counts."""
         s, log, path, sizes = self.s, self.log, self.folder / "artifact.bin", {"code_bytes": (self.folder / "train_gpt.py").stat().st_size}
@@ -1464,7 +1385,6 @@ class Run:
                 log("  " + kv(tensor=name, shape=weights[name].shape, bits=bits_of(s, name), bytes=packed[name]))
             log("Lower BITS_MATRIX, raise STEP_MATRIX, or lower NUM_LAYERS or MODEL_DIM; --check forecasts the size without training.")
         return sizes
-
     def load_artifact(self, path: Path) -> GPT:
         """The model that the bytes on disk stand for. The header's settings replace ours, but for EVAL_* given by hand."""
         try:
@@ -1480,7 +1400,6 @@ class Run:
         model = GPT(self.s, self.runtime)
         model.load_weights(weights)
         return model
-
     def score_artifact(self, path: Path) -> tuple[dict, np.ndarray]:
         """Score the validation stream with what is on disk, then the other sets and context lengths that were asked for."""
         s, r, log, data = self.s, self.runtime, self.log, self.data
@@ -1505,7 +1424,6 @@ class Run:
         for name, bpb in more.items():
             log("auxiliary " + kv(name=name, val_bpb=bpb))
         return result, nats
-
     def export_gap(self, model: GPT, nats: np.ndarray) -> dict:
         """Score the weights from before the export on the first GAP_TOKENS targets, and compare."""
         s, r, tokens = self.s, self.runtime, self.data.val_tokens
@@ -1516,7 +1434,6 @@ class Run:
         gap = {"gap_tokens": n, "pre_export_val_bpb": pre, "post_export_val_bpb": post, "export_gap_bpb": post - pre}
         self.log("export " + kv(**gap))
         return gap
-
     def whole_loop(self, resume: bool) -> int:
         """Train, export, score, result.json. Returns the exit status."""
         s, log, interrupt = self.s, self.log, Interrupt()
@@ -1554,12 +1471,10 @@ class Run:
         except Exception as e:
             log(f"failed: {type(e).__name__}: {e}\nwhat was reached is in {self.folder}; when mended, {go_on}")
             raise
-
     def eval_only(self, path: Path) -> int:
         result, _ = self.score_artifact(path)
         self.log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
         return 0
-
     def check(self) -> int:
         """Say what a run would do, from a few timed steps and windows; warn about what will go wrong. Returns the exit status."""
         s, r, log = self.s, self.runtime, self.log
