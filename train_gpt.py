@@ -87,6 +87,10 @@ COMMON_SETTINGS = [
     Setting("NUM_HEADS", 6, (1, 64), "query heads"),
     Setting("NUM_KV_HEADS", 3, (1, 64), "key and value heads; divides NUM_HEADS"),
     Setting("MLP_MULT", 2, (1, 16), "hidden width of the MLP, in multiples of MODEL_DIM"),
+    Setting("MLP_LEAK", 0.0, (0.0, 1.0), "slope of the MLP's activation below zero, before it is squared"),
+    Setting("ATTN_WINDOW", 0, (0, 65_536), "positions that attention sees, the own one and those before it; 0: all"),
+    Setting("BIGRAM_ROWS", 0, (0, 2**20), "rows of a second embedding, of hashed pairs of a token and the one before it; 0: none"),
+    Setting("BIGRAM_DIM", 64, (1, 4096), "width of that embedding, before a matrix brings it to MODEL_DIM"),
     Setting("ROPE_BASE", 10_000.0, (10.0, 1e8), "base of the rotary position frequencies"),
     Setting("LOGIT_SOFTCAP", 30.0, (1.0, 1000.0), "logits are softcap * tanh(logits / softcap)"),
     Setting("QK_GAIN_INIT", 1.5, (0.01, 100.0), "start of the learned gain per query head, after the QK norm"),
@@ -125,11 +129,16 @@ COMMON_SETTINGS = [
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
+    Setting("TTT_LR", 0.0, (0.0, 1.0), "test-time training on each window once it is scored: share of the learning rates; 0: none"),
     Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets on which the weights before export are scored too, for the export gap"),
 ]
-MODEL_KEYS = (
+MODEL_KEYS = (  # what an artifact's header carries: enough to rebuild the model and to score it the same way again
     "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE"
-).split()  # what an artifact's header carries: enough to rebuild the model and to score it the same way again
+).split()
+LATER_KEYS = (  # those that version 1 did not have; an artifact without them means the defaults
+    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM MUON_MOMENTUM_WARMUP_STEPS "
+    "MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS"
+).split()
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
 
@@ -506,8 +515,8 @@ def sha256_of(data: np.ndarray | bytes) -> str:
 
 # Model ================================================================================================================
 # shared: begin roles
-ROLES = {"embed": "embed"}  # last part of a parameter's name -> role; a role decides optimizer, learning rate and bits
-ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down"], "matrix")
+ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name -> role; a role decides optimizer, learning rate and bits
+ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down", "bigram_up"], "matrix")
 ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips"], "vector")
 
 def role_of(name: str) -> str:
@@ -520,13 +529,13 @@ def role_of(name: str) -> str:
 def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Starting values, the same in both twins for a seed; the role vector keeps those in `weights`, the model's own.
 
-    Matrices that write into the residual stream start at zero, others normal with standard deviation 1 / sqrt(inputs).
+    Matrices that write into the residual stream and tables start at zero, others normal with standard deviation 1 / sqrt(inputs).
     """
     rng, start = np.random.default_rng([s.SEED, 2**32 - 1]), {}
     for name, value in sorted(weights.items()):
         if role_of(name) == "vector":
             start[name] = value
-        elif name.endswith((".out", ".down")):
+        elif name.endswith((".out", ".down")) or role_of(name) == "table":
             start[name] = np.zeros(value.shape, np.float32)
         else:
             std = s.EMBED_INIT_STD if role_of(name) == "embed" else value.shape[1] ** -0.5
@@ -538,9 +547,14 @@ def norm(x: Tensor) -> Tensor:
     """Root-mean-square norm over the last dimension, without weights."""
     return F.rms_norm(x, (x.size(-1),), eps=1e-6)
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Weights live in float32 and are cast to the type of the activations at use."""
-    return F.linear(x, weight.to(x.dtype))
+WATCH: list[Callable[[Tensor, Tensor], None]] = []  # told the input of every matrix: second_moments puts itself here
+
+def linear(x: Tensor, *weights: Tensor) -> Tensor:
+    """x times each of some matrices, side by side. Weights live in float32 and are cast to the type of the activations at use."""
+    for watch in WATCH:
+        for weight in weights:
+            watch(x, weight)
+    return F.linear(x, (torch.cat(weights) if len(weights) > 1 else weights[0]).to(x.dtype))
 
 def rotary_table(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
@@ -554,11 +568,28 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
 
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Causal attention, (B, heads, T, head_dim); in a window, a position sees itself and the window - 1 before it."""
+    T, scale = q.size(2), q.size(3) ** -0.5
+    if not q.is_cuda or q.dtype is torch.float32:  # only the kernels for bf16 on CUDA are as fast with groups
+        k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))
+    if window and T > window:  # blocks of queries, each with the keys of the block before it and its own
+        first = attend(q[:, :, :window], k[:, :, :window], v[:, :, :window], 0)
+        q, k, v = (F.pad(x, (0, 0, 0, -T % window)) for x in (q[:, :, window:], k, v))
+        blocks = [x.unfold(2, n * window, window).movedim(2, 1).mT.flatten(0, 1) for x, n in ((q, 1), (k, 2), (v, 2))]
+        band = torch.ones(window, 2 * window, dtype=torch.bool, device=q.device).tril(window).triu(1)
+        y = F.scaled_dot_product_attention(*blocks, band, enable_gqa=k.size(1) != q.size(1))
+        return torch.cat((first, y.unflatten(0, (len(q), -1)).movedim(1, 2).flatten(2, 3)), 2)[:, :, :T]
+    if not q.is_cuda and q.dtype is torch.bfloat16:  # plain products are twice as fast as PyTorch's fused kernel here
+        future = torch.ones(T, T, dtype=torch.bool).triu(1)
+        return (q @ k.mT * scale).masked_fill(future, -math.inf).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.size(1) != q.size(1))
+
 class Attention(nn.Module):
     """Causal attention with grouped key/value heads, normed queries and keys, and a learned gain per query head."""
     def __init__(self, s: Settings):
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = s.NUM_HEADS, s.NUM_KV_HEADS, s.MODEL_DIM // s.NUM_HEADS
+        self.heads, self.kv_heads, self.head_dim, self.window = s.NUM_HEADS, s.NUM_KV_HEADS, s.MODEL_DIM // s.NUM_HEADS, s.ATTN_WINDOW
         kv_dim = self.kv_heads * self.head_dim
         self.q = nn.Parameter(torch.empty(s.MODEL_DIM, s.MODEL_DIM))
         self.k = nn.Parameter(torch.empty(kv_dim, s.MODEL_DIM))
@@ -567,23 +598,21 @@ class Attention(nn.Module):
         self.q_gain = nn.Parameter(torch.full((s.NUM_HEADS,), s.QK_GAIN_INIT))
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         B, T, D = x.shape
-        heads = linear(x, torch.cat((self.q, self.k, self.v))).view(B, T, -1, self.head_dim).transpose(1, 2)  # one product, not three
+        heads = linear(x, self.q, self.k, self.v).view(B, T, -1, self.head_dim).transpose(1, 2)  # one product, not three
         q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)  # (B, H, T, head_dim)
         q = rotate(norm(q) * self.q_gain.to(x.dtype)[:, None, None], cos, sin)
         k = rotate(norm(k), cos, sin)
-        if q.is_cuda and q.dtype is torch.float32:  # its memory-saving kernel knows no groups (old cards)
-            k, v = (x.repeat_interleave(self.heads // self.kv_heads, 1) for x in (k, v))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.size(1) != self.heads)
-        return linear(y.transpose(1, 2).reshape(B, T, D), self.out)
+        return linear(attend(q, k, v, self.window).transpose(1, 2).reshape(B, T, D), self.out)
 
 class MLP(nn.Module):
-    """Two matrices with a squared ReLU between them (Primer, arXiv:2109.08668)."""
+    """Two matrices with a squared, perhaps leaky, ReLU between them (Primer, arXiv:2109.08668)."""
     def __init__(self, s: Settings):
         super().__init__()
         self.up = nn.Parameter(torch.empty(s.MLP_MULT * s.MODEL_DIM, s.MODEL_DIM))
         self.down = nn.Parameter(torch.empty(s.MODEL_DIM, s.MLP_MULT * s.MODEL_DIM))
+        self.leak = s.MLP_LEAK
     def forward(self, x: Tensor) -> Tensor:
-        return linear(F.relu(linear(x, self.up)).square(), self.down)
+        return linear(F.leaky_relu(linear(x, self.up), self.leak).square(), self.down)
 
 class Block(nn.Module):
     """Mixes the stream with the embedding (`mix`), then adds attention and MLP, each with a scale per channel."""
@@ -606,6 +635,9 @@ class GPT(nn.Module):
         self.softcap, self.dtype = s.LOGIT_SOFTCAP, runtime.dtype
         self.embed = nn.Parameter(torch.empty(s.VOCAB_SIZE, s.MODEL_DIM))
         self.blocks = nn.ModuleList(Block(s) for _ in range(s.NUM_LAYERS))
+        if s.BIGRAM_ROWS:
+            self.bigram = nn.Parameter(torch.empty(s.BIGRAM_ROWS, s.BIGRAM_DIM))
+            self.bigram_up = nn.Parameter(torch.empty(s.MODEL_DIM, s.BIGRAM_DIM))
         self.skips = nn.Parameter(torch.ones(s.NUM_LAYERS // 2, s.MODEL_DIM))
         self.to(runtime.device)
         length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)), 2)
@@ -616,7 +648,11 @@ class GPT(nn.Module):
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
         T = tokens.size(1)
         cos, sin, skips = self.cos[:T], self.sin[:T], self.skips.to(self.dtype)
-        x = x0 = norm(F.embedding(tokens, self.embed).to(self.dtype))
+        x = F.embedding(tokens, self.embed).to(self.dtype)
+        if hasattr(self, "bigram"):
+            pair = (F.pad(tokens, (1, 0))[:, :-1] * 36313 ^ tokens * 27191) % len(self.bigram)
+            x = norm(x) + linear(F.embedding(pair, self.bigram).to(self.dtype), self.bigram_up)
+        x = x0 = norm(x)
         saved: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             if i < len(skips):
@@ -646,12 +682,27 @@ class GPT(nn.Module):
         for name, p in mine.items():
             p.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
 
+@torch.no_grad()
+def second_moments(model: GPT, batches: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """For round_to_grid, the sum of x x^T over the inputs x of each matrix on batches (B, T + 1), by name: (inputs, inputs) float32."""
+    names, sums = {id(p): name for name, p in model.named_parameters()}, {}
+
+    def watch(x: Tensor, weight: Tensor) -> None:
+        flat, name = x.flatten(0, -2).float(), names[id(weight)]
+        sums[name] = sums.get(name, 0) + flat.mT @ flat
+
+    WATCH.append(watch)
+    for batch in batches:
+        model.logits(torch.from_numpy(batch[:, :-1]).to(model.embed.device), batch.shape[1] - 1)
+    WATCH.clear()
+    return {name: total.cpu().numpy() for name, total in sums.items()}
+
 # Optimizer ============================================================================================================
-def orthogonalize(g: Tensor, steps: int) -> Tensor:
-    """Quintic Newton-Schulz iteration towards U V^T of each matrix of a stack (n, r, c) (Jordan et al., Muon, 2024)."""
+def orthogonalize(g: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Quintic Newton-Schulz iteration in a type towards U V^T of each matrix of a stack (n, r, c) (Jordan et al., Muon, 2024)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = g.size(-2) > g.size(-1)
-    x = (g.mT if tall else g).to(torch.bfloat16 if g.is_cuda else g.dtype)
+    x = (g.mT if tall else g).to(dtype)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
@@ -663,12 +714,13 @@ class Optimizer:
     def __init__(self, model: GPT, s: Settings, runtime: Runtime):
         self.s, self.model, self.stacks = s, model, {}
         self.params = {name: p for name, p in model.named_parameters() if p.numel()}  # a single block has no skips
-        self.adam = {role: [n for n in self.params if role_of(n) == role] for role in ("embed", "vector")}
+        self.adam = {role: [n for n in self.params if role_of(n) == role] for role in ("embed", "table", "vector")}
         for name, p in self.params.items():
             if role_of(name) == "matrix":
                 self.stacks.setdefault(tuple(p.shape), []).append(name)
         self.momentum = {shape: torch.zeros(len(names), *shape, device=runtime.device) for shape, names in self.stacks.items()}
         self.moments = {n: (torch.zeros_like(p), torch.zeros_like(p)) for n, p in self.params.items() if role_of(n) != "matrix"}
+        self.dtype = torch.bfloat16 if runtime.cuda else runtime.dtype  # of Newton-Schulz, which stands rough arithmetic
         self.orthogonalize = torch.compile(orthogonalize, dynamic=False) if runtime.compile else orthogonalize
     @torch.no_grad()
     def step(self, step: int, lr_scale: float) -> None:
@@ -681,12 +733,14 @@ class Optimizer:
             weights = [self.params[n] for n in names]
             g, m = torch.stack([w.grad for w in weights]), self.momentum[shape]
             m.lerp_(g, 1 - mu)
-            update = self.orthogonalize(g.lerp_(m, mu), s.MUON_NS_STEPS)
+            update = self.orthogonalize(g.lerp_(m, mu), s.MUON_NS_STEPS, self.dtype)
             torch._foreach_mul_(weights, 1 - lr * s.MUON_WEIGHT_DECAY)
             torch._foreach_add_(weights, list(update.unbind()), alpha=-lr * max(1.0, shape[0] / shape[1]) ** 0.5)
         b1, b2 = s.ADAM_BETA1, s.ADAM_BETA2
-        for role, base_lr in (("embed", s.EMBED_LR), ("vector", s.VECTOR_LR)):
+        for role, base_lr in (("embed", s.EMBED_LR), ("table", s.EMBED_LR), ("vector", s.VECTOR_LR)):
             weights = [self.params[n] for n in self.adam[role]]
+            if not weights:
+                continue
             grads = [w.grad for w in weights]
             first, second = (list(x) for x in zip(*(self.moments[n] for n in self.adam[role])))
             torch._foreach_lerp_(first, grads, 1 - b1)
@@ -748,28 +802,35 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
     return [(np.array(starts), length, last) for starts, length, last in groups]
 # shared: end windows
 
-@torch.inference_mode()
 def score(
-    model: GPT, tokens: np.ndarray, s: Settings, runtime: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int | None = None
+    model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0, ttt: float = 0
 ) -> np.ndarray:
-    """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`."""
+    """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`.
+
+    With `ttt`, the model takes an optimizer step at that share of the learning rates on each window after its scores are
+    booked, and gets its weights back at the end.
+    """
     n = len(tokens) - 1
-    batches = window_batches(n, seq_len, stride, max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
+    batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
     nats = np.zeros(n, np.float32)
-    stream = torch.from_numpy(tokens.astype(np.int64)).to(runtime.device)
+    stream = torch.from_numpy(tokens.astype(np.int64)).to(r.device)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
-    worth_it = runtime.compile and runtime.cuda and len(batches) > 8
-    compiled = torch.compile(model.nats, dynamic=False) if worth_it else model.nats
-    mine = batches[runtime.rank :: runtime.world]
-    with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar:
-        for starts, length, last in mine:
-            rows = torch.from_numpy(starts[:, None] + np.arange(length)).to(runtime.device)
-            run = compiled if (len(starts), last) == usual else model.nats
-            values = run(stream[rows], stream[rows + 1], last).view(-1, last).float().cpu().numpy()
-            nats[starts[:, None] + np.arange(length - last, length)] = values
-            bar(values.size)
-    if runtime.world > 1:
-        dist.all_reduce(torch.from_numpy(nats), group=runtime.control)  # each position is scored by one rank and 0 elsewhere
+    compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and len(batches) > 8 else model.nats
+    learner, weights = (Optimizer(model, s, r), model.weights()) if ttt else (None, {})
+    mine = batches if ttt else batches[r.rank :: r.world]
+    with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):
+        for i, (starts, length, last) in enumerate(mine):
+            rows = torch.from_numpy(starts[:, None] + np.arange(length)).to(r.device)
+            values = (compiled if (len(starts), last) == usual else model.nats)(stream[rows], stream[rows + 1], last)
+            nats[starts[:, None] + np.arange(length - last, length)] = values.detach().view(-1, last).float().cpu().numpy()
+            if learner:
+                values.mean().backward()
+                learner.step(s.MUON_MOMENTUM_WARMUP_STEPS + i, ttt)
+            bar(values.numel())
+    if learner:
+        model.load_weights(weights)
+    elif r.world > 1:
+        dist.all_reduce(torch.from_numpy(nats), group=r.control)  # each position is scored by one rank and 0 elsewhere
     nats[batches[-1][0][-1] + batches[-1][1] :] = np.nan
     return nats
 
@@ -821,7 +882,7 @@ def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, d
 def bits_of(s: Settings, name: str) -> int:
     """Bits of a tensor's weights: 16 for float16, 0 for whole multiples of one step."""
     clip = s.QUANT == "clip"
-    return {"matrix": clip * s.BITS_MATRIX, "embed": clip * s.BITS_EMBED, "vector": 16}[role_of(name)]
+    return {"matrix": clip * s.BITS_MATRIX, "table": clip * s.BITS_MATRIX, "embed": clip * s.BITS_EMBED, "vector": 16}[role_of(name)]
 
 def sections(tensors: list) -> list[tuple[str, int, int]]:
     """(type, rows, columns) of each matrix in the payload: a tensor's float16 values as pairs of bytes, then its symbols."""
@@ -941,9 +1002,9 @@ def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict 
         if not np.isfinite(w).all() or np.abs(w).max(initial=0) > 65_000 or not np.isfinite(hessians.get(name, 0)).all():
             raise UserError(f"cannot export {name}: it holds nan, inf or values beyond float16; lower the learning rates")
     tensors = [[name, list(w.shape), bits_of(s, name)] for name, w in sorted(weights.items(), key=lambda x: (bits_of(s, x[0]), x[0]))]
-    step = {"embed": s.STEP_EMBED * factor, "matrix": s.STEP_MATRIX * factor, "vector": s.QUANT == "step"}
+    step = dict.fromkeys(("matrix", "table"), s.STEP_MATRIX * factor) | {"embed": s.STEP_EMBED * factor, "vector": s.QUANT == "step"}
     raw = b"".join(pack_tensor(weights[n], bits, step[role_of(n)], hessians.get(n), s.GPTQ_DAMP) for n, _, bits in tensors)
-    header = {"model": {key: getattr(s, key) for key in MODEL_KEYS}, "tensors": tensors}
+    header = {"model": {key: getattr(s, key) for key in MODEL_KEYS + LATER_KEYS}, "tensors": tensors}
     header_bytes = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     payload = compress(raw, s.CODEC, sections(tensors))
     rest = len(header_bytes), len(payload), len(raw), zlib.crc32(raw)
@@ -966,7 +1027,8 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         header = json.loads(stream.decompress(body[:header_size], MAX_HEADER_BYTES))
         model = dict(header["model"])
         tensors = [(str(name), tuple(int(n) for n in shape), int(bits)) for name, shape, bits in header["tensors"]]
-        if not stream.eof or set(model) != set(MODEL_KEYS) or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
+        known = set(MODEL_KEYS) <= set(model) <= set(MODEL_KEYS + LATER_KEYS)
+        if not stream.eof or not known or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
             raise ValueError("it is cut, has other keys than this version writes, or names a tensor twice")
         for name, shape, bits in tensors:
             known = bits == 16 or (len(shape) == 2 and (2 <= bits <= 8 or (bits == 0 and version == 2)))
@@ -997,11 +1059,11 @@ def fit_artifact(weights: dict[str, np.ndarray], s: Settings, code_bytes: int, h
         x = min(max(guess if low < guess < high else (low + high) / 2, -3.0), 3.0)
     return best or found
 
-def forecast_bytes(weights: dict[str, np.ndarray], s: Settings, code_bytes: int = 0) -> int:
+def forecast_bytes(weights: dict[str, np.ndarray], s: Settings, code_bytes: int = 0, hessians: dict | None = None) -> int:
     """Artifact bytes to expect after training. Trained rows are near normal, so tensors that start at zero are filled that way."""
     rng = np.random.default_rng(0)
     filled = {n: w if w.any() else rng.standard_normal(w.shape).astype(np.float32) for n, w in weights.items()}
-    return len(fit_artifact(filled, s, code_bytes)[1])
+    return len(fit_artifact(filled, s, code_bytes, hessians)[1])
 # shared: end artifact
 
 # Logging and the run folder ===========================================================================================
@@ -1285,13 +1347,17 @@ class Run:
             self.about["calibration_tokens_per_s"] = float(known[self.about["device"]]["tokens_per_s"])
         for name, value in self.about.items():
             self.log(kv(**{name: value}))
+    def calibrate(self, model: GPT) -> dict[str, np.ndarray]:
+        """What guides the rounding: second_moments on the first CALIBRATION_TOKENS of the training data."""
+        order = TrainSequences(self.s)
+        return second_moments(model, [order.batch(i) for i in range(-(-self.s.CALIBRATION_TOKENS // self.s.TRAIN_BATCH_TOKENS))])
     def forecast(self, model: GPT) -> tuple[float, int]:
         """Say how large the artifact will be; return the seconds to keep free for the export, and the bytes in all."""
         weights, begin = model.weights(), time.perf_counter()
         sizes = {"code_bytes": self.source.stat().st_size}
-        sizes["model_bytes"] = forecast_bytes(weights, self.s, sizes["code_bytes"])
+        sizes["model_bytes"] = forecast_bytes(weights, self.s, sizes["code_bytes"], self.calibrate(model))
         sizes["total_bytes"] = sum(sizes.values())
-        parameters = {role: sum(w.size for n, w in weights.items() if role_of(n) == role) for role in ("matrix", "embed", "vector")}
+        parameters = {role: sum(w.size for n, w in weights.items() if role_of(n) == role) for role in dict.fromkeys(ROLES.values())}
         self.log("model " + kv(parameters=sum(parameters.values()), **parameters))
         self.log("forecast " + kv(**sizes, cap_bytes=self.s.CAP_BYTES))
         return 1.0 + 2.0 * (time.perf_counter() - begin) if self.s.MAX_WALLCLOCK_SECONDS else 0.0, sizes["total_bytes"]
@@ -1379,7 +1445,7 @@ class Run:
         with self.clock.span("export"):
             weights = model.weights()
             if self.runtime.rank == 0:
-                factor, artifact = fit_artifact(weights, s, sizes["code_bytes"])
+                factor, artifact = fit_artifact(weights, s, sizes["code_bytes"], self.calibrate(model))
                 if s.TARGET_BYTES:
                     log("fitted " + kv(target_bytes=s.TARGET_BYTES, STEP_MATRIX=factor * s.STEP_MATRIX, STEP_EMBED=factor * s.STEP_EMBED))
                 atomic_write(path, lambda f: f.write(artifact))
@@ -1402,7 +1468,7 @@ class Run:
         except OSError as e:
             raise UserError(f"cannot read the artifact {path}: {e.strerror}") from None
         for name, value in settings.items():
-            if not (name.startswith("EVAL_") and self.s.sources[name] in ("environment", "command line")):
+            if not (name.startswith(("EVAL_", "TTT_")) and self.s.sources[name] in ("environment", "command line")):
                 self.s.set(name, str(value), "artifact")
         check_settings(self.s)
         if (pieces := len(self.data.table.base_bytes)) != self.s.VOCAB_SIZE:
@@ -1415,7 +1481,7 @@ class Run:
         s, r, log, data = self.s, self.runtime, self.log, self.data
         with self.clock.span("scoring", r.synchronize):
             model = self.load_artifact(path)
-            nats = score(model, data.val_tokens, s, r, log, "scoring", s.EVAL_SEQ_LEN, s.EVAL_STRIDE)
+            nats = score(model, data.val_tokens, s, r, log, "scoring", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         val_loss, val_bpb = bits_per_byte(nats, data.val_bytes)
         result = {"val_loss": val_loss, "val_bpb": val_bpb, "scored_tokens": len(nats), "scored_bytes": int(data.val_bytes.sum())}
         log("scored " + kv(**result, seq_len=s.EVAL_SEQ_LEN, stride=s.EVAL_STRIDE, scoring_s=self.clock.read("scoring")))
@@ -1424,10 +1490,10 @@ class Run:
             for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item):
                 tokens = load_tokens(pattern, s.VAL_TOKENS, s.VOCAB_SIZE)
                 audit_bytes(tokens, data.table)
-                values = score(model, tokens, s, r, log, name, s.EVAL_SEQ_LEN, s.EVAL_STRIDE)
+                values = score(model, tokens, s, r, log, name, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
                 more[name] = bits_per_byte(values, data.table.target_bytes(tokens[:-1], tokens[1:]))[1]
             for length in map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)):
-                values = score(model, data.val_tokens, s, r, log, f"context {length}", length, min(s.EVAL_STRIDE, length))
+                values = score(model, data.val_tokens, s, r, log, f"context {length}", length, min(s.EVAL_STRIDE, length), ttt=s.TTT_LR)
                 more[f"context_{length}"] = bits_per_byte(values, data.val_bytes)[1]
             if result["scored_bytes"] <= 8_000_000:  # a plain compressor on the same text, to hold a small model against
                 more["xz_9e"] = xz_bits_per_byte(data.val_tokens, data.table)
@@ -1438,7 +1504,7 @@ class Run:
         """Score the weights from before the export on the first GAP_TOKENS targets, and compare."""
         s, r, tokens = self.s, self.runtime, self.data.val_tokens
         with self.clock.span("gap", r.synchronize):
-            before = score(model, tokens, s, r, self.log, "scoring before export", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, s.GAP_TOKENS)
+            before = score(model, tokens, s, r, self.log, "scoring before export", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, s.GAP_TOKENS, s.TTT_LR)
         n = int(np.isfinite(before).sum())
         pre, post = (bits_per_byte(x[:n], self.data.val_bytes[:n])[1] for x in (before, nats))
         gap = {"gap_tokens": n, "pre_export_val_bpb": pre, "post_export_val_bpb": post, "export_gap_bpb": post - pre}
@@ -1501,7 +1567,7 @@ class Run:
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
         tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN * s.EVAL_STRIDE]
         with self.clock.span("windows", r.synchronize):
-            score(model, tokens, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE)
+            score(model, tokens, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         scoring_s = self.clock.read("windows") * len(self.data.val_tokens) / len(tokens)
         by_clock = int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else s.ITERATIONS
         total = min(by_clock, s.ITERATIONS) if s.ITERATIONS else by_clock
