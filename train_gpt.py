@@ -1,48 +1,23 @@
 #!/usr/bin/env python3
 """Train, quantize, pack and score a language model of at most 2,000,000 bytes: the whole loop in one file.
 
-    bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env       any machine, no GPU, a few minutes
-    bash scripts/run_cuda_baseline.sh configs/local_4090_baseline.env   the reference run: one RTX 4090, 30 minutes
+    bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env      sets up all it needs; any machine, a few minutes
+    python3 train_gpt.py --config FILE.env SEED=7 MATRIX_LR=0.03       train, export, score; --check: only say what it would do
+    python3 train_gpt.py --eval-only runs/ID/artifact.bin              score an artifact again
+    python3 train_gpt.py --resume runs/ID                              go on with an interrupted run
+    torchrun --standalone --nproc_per_node=2 train_gpt.py --config …   several devices (open lane)
 
-The scripts set Python and the data up, then call this file, which can be called directly too:
-
-    python3 train_gpt.py --config configs/local_4090_baseline.env SEED=7 MATRIX_LR=0.03
-    python3 train_gpt.py --config configs/local_4090_baseline.env --check   what the run would do, without training
-    python3 train_gpt.py --eval-only runs/ID/artifact.bin                   score an artifact again
-    python3 train_gpt.py --resume runs/ID                                   go on with an interrupted run
-    torchrun --standalone --nproc_per_node=2 train_gpt.py --config ...      several devices (open lane)
-
-A run leaves runs/ID/ with train.log, settings.env, train_gpt.py, weights.npz, artifact.bin and result.json. The score
-is computed from artifact.bin as written to disk, never from the floating-point weights.
-
-Exit status: 0 done, 2 bad input, 3 artifact over the cap, 4 training diverged, 130/143 interrupted (resumable).
-`--help` lists every setting. What stands between `# shared: begin` and `# shared: end` is the same text in the MLX twin.
+A run leaves runs/ID/ with train.log, settings.env, train_gpt.py, weights.npz, artifact.bin and result.json. The score comes from
+artifact.bin as written to disk. Exit status: 0 done, 2 bad input, 3 over the cap, 4 diverged, 130/143 interrupted (resumable).
+Text between `# shared: begin` and `# shared: end` is the same in the MLX twin.
 """
 # shared: begin imports
 from __future__ import annotations
 
-import argparse
-import contextlib
-import dataclasses
-import difflib
-import errno
-import glob
-import hashlib
-import json
-import lzma
-import math
-import os
-import platform
-import re
-import shutil
-import signal
-import struct
-import sys
-import time
-import zipfile
-import zlib
+import argparse, contextlib, dataclasses, difflib, errno, glob, hashlib, json, lzma, math, os, platform, re, shutil, signal, struct
+import sys, time, zipfile, zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -52,8 +27,7 @@ import sentencepiece
 import zstandard
 from tqdm import tqdm
 # shared: end imports
-import atexit
-import importlib.util
+import atexit, importlib.util
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -150,22 +124,19 @@ class Settings:
         self.sources = dict.fromkeys(self.table, "default")
         self.warnings: list[str] = []
     def __getattr__(self, name: str) -> int | float | str:
-        if name.startswith("_") or name not in self.values:
-            raise AttributeError(f"no setting is called {name}")
+        if name.startswith("_") or name not in self.values: raise AttributeError(f"no setting is called {name}")
         return self.values[name]
     def set(self, name: str, text: str, source: str) -> None:
         """Parse and range-check one value. Raises UserError."""
         if name not in self.table:
             close = difflib.get_close_matches(name.upper(), self.table, 1, 0.6)
-            hint = f"did you mean {close[0]}?" if close else "`--help` lists them"
-            raise UserError(f"{source}: no setting is called {name}; {hint}")
+            raise UserError(f"{source}: no setting is called {name}; " + (f"did you mean {close[0]}?" if close else "`--help` lists them"))
         setting = self.table[name]
         kind, allowed = type(setting.default), setting.allowed
         try:
             value = kind(text)
         except ValueError:
-            what = "a whole number" if kind is int else "a number"
-            raise UserError(f"{source}: {name}={text} is not {what}; default: {setting.default}") from None
+            raise UserError(f"{source}: {name}={text} is not a{' whole' * (kind is int)} number; default: {setting.default}") from None
         if not (re.fullmatch(allowed, value) if kind is str else allowed[0] <= value <= allowed[1]):  # nan is not between
             what = allowed if kind is str else f"{allowed[0]} to {allowed[1]}"
             raise UserError(f"{source}: {name}={text} is not allowed; allowed: {what}; default: {setting.default}")
@@ -204,20 +175,17 @@ def nearby(value: int, unit: int) -> str:
 
 def check_settings(s: Settings) -> None:
     """Check the settings against one another, before anything is loaded. Raises UserError."""
-    pairs = [("MODEL_DIM", "NUM_HEADS"), ("NUM_HEADS", "NUM_KV_HEADS"), ("TRAIN_BATCH_TOKENS", "TRAIN_SEQ_LEN")]
-    for big, small in pairs:
+    for big, small in (("MODEL_DIM", "NUM_HEADS"), ("NUM_HEADS", "NUM_KV_HEADS"), ("TRAIN_BATCH_TOKENS", "TRAIN_SEQ_LEN")):
         a, b = s.values[big], s.values[small]
-        if a % b:
-            raise UserError(f"{big}={a} is not divisible by {small}={b}; {nearby(a, b)}")
-    if s.MODEL_DIM // s.NUM_HEADS % 2:
-        even = nearby(s.MODEL_DIM, 2 * s.NUM_HEADS)
-        raise UserError(f"MODEL_DIM={s.MODEL_DIM} gives heads of odd width, which cannot be rotated; {even}")
-    if s.EVAL_STRIDE > s.EVAL_SEQ_LEN:
-        raise UserError(f"EVAL_STRIDE={s.EVAL_STRIDE} would leave targets unscored; allowed: up to EVAL_SEQ_LEN={s.EVAL_SEQ_LEN}")
-    if s.QUANT == "clip" and (s.TARGET_BYTES or s.CALIBRATION_TOKENS):
-        raise UserError("TARGET_BYTES and CALIBRATION_TOKENS need QUANT=step; set it, or set them to 0")
-    if not s.MAX_WALLCLOCK_SECONDS and not s.ITERATIONS:
-        raise UserError("MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them")
+        if a % b: raise UserError(f"{big}={a} is not divisible by {small}={b}; {nearby(a, b)}")
+    odd, even = s.MODEL_DIM // s.NUM_HEADS % 2, nearby(s.MODEL_DIM, 2 * s.NUM_HEADS)
+    for wrong, why in (
+        (odd, f"MODEL_DIM={s.MODEL_DIM} gives heads of odd width, which cannot be rotated; {even}"),
+        (s.EVAL_STRIDE > s.EVAL_SEQ_LEN, f"EVAL_STRIDE={s.EVAL_STRIDE} leaves targets out; allowed: up to EVAL_SEQ_LEN={s.EVAL_SEQ_LEN}"),
+        (s.QUANT == "clip" and s.TARGET_BYTES + s.CALIBRATION_TOKENS, "TARGET_BYTES and CALIBRATION_TOKENS need QUANT=step, or to be 0"),
+        (not s.MAX_WALLCLOCK_SECONDS + s.ITERATIONS, "MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them"),
+    ):
+        if wrong: raise UserError(why)
 
 def command_line() -> argparse.ArgumentParser:
     table, raw = Settings(SETTINGS).help_table(), argparse.RawDescriptionHelpFormatter
@@ -241,13 +209,11 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
         s.read_file(folder / "settings.env", any_twin=bool(args.eval_only))
         s.values["DEVICE"] = s.DEVICE if args.resume else "auto"  # an artifact is scored wherever it is
     begun = dict(s.values)
-    if args.config:
-        s.read_file(args.config)
+    if args.config: s.read_file(args.config)
     s.read_environment(dict(os.environ) if environ is None else environ)
     for item in args.settings:
         name, equals, value = item.partition("=")
-        if not equals:
-            raise UserError(f"`{item}` is neither an option nor KEY=VALUE; `--help` lists both")
+        if not equals: raise UserError(f"`{item}` is neither an option nor KEY=VALUE; `--help` lists both")
         s.set(name, value, "command line")
     if args.resume and (changed := [n for n in begun if s.values[n] != begun[n] and n not in MAY_CHANGE]):
         raise UserError(f"--resume {folder}: it began with {changed[0]}={begun[changed[0]]}; only {' '.join(MAY_CHANGE)} may change")
@@ -292,24 +258,20 @@ class Runtime:
             self.control = dist.new_group(backend="gloo")
             atexit.register(dist.destroy_process_group)
     def synchronize(self) -> None:
-        if self.cuda:
-            torch.cuda.synchronize(self.device)
+        if self.cuda: torch.cuda.synchronize(self.device)
     def memory(self) -> tuple[int, float]:
         """Most bytes held so far, and how many there are (where that is a limit worth a warning)."""
-        if self.cuda:
-            return torch.cuda.max_memory_allocated(self.device), torch.cuda.mem_get_info(self.device)[1]
+        if self.cuda: return torch.cuda.max_memory_allocated(self.device), torch.cuda.mem_get_info(self.device)[1]
         return peak_process_bytes(), math.inf
     def agree_max(self, *values: float) -> list[float]:
         """The largest of each value over all ranks, so that every rank takes the same decision."""
         box = torch.tensor(values, dtype=torch.float64)
-        if self.world > 1:
-            dist.all_reduce(box, dist.ReduceOp.MAX, group=self.control)
+        if self.world > 1: dist.all_reduce(box, dist.ReduceOp.MAX, group=self.control)
         return box.tolist()
     def from_first(self, text: str) -> str:
         """Rank 0's text, on every rank; all wait for it."""
         box = [text]
-        if self.world > 1:
-            dist.broadcast_object_list(box, group=self.control)
+        if self.world > 1: dist.broadcast_object_list(box, group=self.control)
         return box[0]
 
 def resolve_device(s: Settings) -> Runtime:
@@ -318,10 +280,9 @@ def resolve_device(s: Settings) -> Runtime:
     dtype, use_compile = torch.float32 if s.PRECISION == "fp32" else torch.bfloat16, s.COMPILE != "off"
     if not torch.cuda.is_available() or s.DEVICE == "cpu":
         if s.DEVICE == "cuda":
-            type_this = "bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env"
-            raise UserError(f"DEVICE=cuda, but torch finds no CUDA device. On this machine type\n  {type_this}")
-        if s.DEVICE == "auto":
-            notes.append("no CUDA device: running on the CPU")
+            smoke = "bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env"
+            raise UserError(f"DEVICE=cuda, but torch finds no CUDA device. On this machine type\n  {smoke}")
+        if s.DEVICE == "auto": notes.append("no CUDA device: running on the CPU")
         compiler = any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
         if s.COMPILE == "on" and not compiler:
             notes.append("COMPILE=on, but there is no C++ compiler: running without torch.compile")
@@ -359,8 +320,7 @@ def open_shard(path: str | Path) -> np.ndarray:
         wrong = f"magic {header[0]} version {header[1]}, not {SHARD_MAGIC} version {SHARD_VERSION}: not a token shard"
     elif header[2] <= 0 or size != SHARD_HEADER_BYTES + 2 * int(header[2]):
         wrong = f"{size} bytes, but its header announces {header[2]} tokens, so {SHARD_HEADER_BYTES + 2 * int(header[2])} bytes"
-    if wrong:
-        raise DataError(f"{path}: {wrong}; fetch or build it again (data/README.md)")
+    if wrong: raise DataError(f"{path}: {wrong}; fetch or build it again (data/README.md)")
     return np.memmap(path, "<u2", "r", offset=SHARD_HEADER_BYTES)
 
 def find_shards(pattern: str) -> list[Path]:
@@ -385,11 +345,8 @@ def load_tokens(pattern: str, limit: int, vocab_size: int) -> np.ndarray:
     return tokens
 
 class TrainSequences:
-    """Training batches in an order that depends on the seed alone: a new shuffle of all sequences each epoch.
-
-    A sequence lies within one shard. Each epoch cuts the shards at another offset, so that later epochs see other
-    boundaries. The batch of a step is the same on any number of devices, and the step is all that a resumed run needs.
-    """
+    """Training batches in an order that depends on the seed and the step alone, on any number of devices: each epoch shuffles all
+    sequences anew. A sequence lies within one shard. Each epoch cuts the shards at another offset, to see other boundaries."""
     def __init__(self, s: Settings, world: int = 1):
         paths = find_shards(f"{s.DATA_PATH}/*_train_*.bin")
         self.shards = [open_shard(path) for path in paths]
@@ -465,10 +422,8 @@ class ByteTable:
         base = np.array([len(p.removeprefix("▁").replace("▁", " ").encode()) for p in pieces], np.int64)
         base[byte_piece] = 1
         base[boundary] = 0
-        def decode(documents: list[list[int]]) -> list[bytes]:
-            return [text.encode() for text in sp.decode(documents, num_threads=os.cpu_count() or 1)]
-
-        return cls(base, leading, boundary, byte_piece, decode)
+        threads = os.cpu_count() or 1
+        return cls(base, leading, boundary, byte_piece, lambda texts: [t.encode() for t in sp.decode(texts, num_threads=threads)])
     def target_bytes(self, previous: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Bytes of each target token, given the token before it: (n,), (n,) -> (n,) int64."""
         return self.base_bytes[target] + (self.leading_space[target] & ~self.boundary[previous])
@@ -480,12 +435,9 @@ def document_bounds(tokens: np.ndarray) -> np.ndarray:
 def audit_bytes(tokens: np.ndarray, table: ByteTable) -> int:
     """Check the byte table against the decoded text, document by document; return the bytes of all targets.
 
-    tokens: (n,), starting with BOS. The last document may be cut inside a character, so its last byte pieces are not
-    compared. Raises DataError naming the first document whose counts differ: a score would be wrong by that ratio.
-    """
-    bounds = document_bounds(tokens)
-    counted = np.concatenate([[0], table.target_bytes(tokens[:-1], tokens[1:])])
-    sums = np.concatenate([[0], np.cumsum(counted)])
+    tokens: (n,), starting with BOS. The last document may be cut inside a character, so its last byte pieces are not compared.
+    Raises DataError naming the first document whose counts differ: a score would be wrong by that ratio."""
+    bounds, sums = document_bounds(tokens), np.concatenate([[0, 0], np.cumsum(table.target_bytes(tokens[:-1], tokens[1:]))])
     for first in range(0, len(bounds) - 1, 4096):
         stretch = bounds[first : first + 4097]
         ids = [tokens[a + 1 : b].tolist() for a, b in zip(stretch[:-1], stretch[1:])]
@@ -498,10 +450,9 @@ def audit_bytes(tokens: np.ndarray, table: ByteTable) -> int:
         table_bytes = sums[stretch[1:]] - sums[stretch[:-1]]
         table_bytes[-1] -= dropped
         for i in np.flatnonzero(table_bytes != text_bytes):
-            raise DataError(
-                f"byte audit: document {first + i} (tokens {stretch[i]} to {stretch[i + 1]}) decodes to {text_bytes[i]} bytes of UTF-8, "
-                f"but the byte table counts {table_bytes[i]}, so val_bpb would be wrong. Check that TOKENIZER_PATH belongs to DATA_PATH"
-            )
+            which = f"document {first + i} (tokens {stretch[i]} to {stretch[i + 1]}) decodes to {text_bytes[i]} bytes of UTF-8"
+            wrong = f"the byte table counts {table_bytes[i]}, so val_bpb would be wrong"
+            raise DataError(f"byte audit: {which}, but {wrong}. Check that TOKENIZER_PATH belongs to DATA_PATH")
     return int(sums[-1])
 
 def bits_per_byte(nats: np.ndarray, target_bytes: np.ndarray) -> tuple[float, float]:
@@ -527,10 +478,8 @@ def role_of(name: str) -> str:
     return ROLES[last]
 
 def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Starting values, the same in both twins for a seed; the role vector keeps those in `weights`, the model's own.
-
-    Matrices that write into the residual stream and tables start at zero, others normal with standard deviation 1 / sqrt(inputs).
-    """
+    """Starting values, the same in both twins for a seed; the role vector keeps those in `weights`, the model's own. Tables and
+    matrices that write into the residual stream start at zero, others normal with standard deviation 1 / sqrt(inputs)."""
     rng, start = np.random.default_rng([s.SEED, 2**32 - 1]), {}
     for name, value in sorted(weights.items()):
         if role_of(name) == "vector":
@@ -551,9 +500,7 @@ WATCH: list[Callable[[Tensor, Tensor], None]] = []  # told the input of every ma
 
 def linear(x: Tensor, *weights: Tensor) -> Tensor:
     """x times each of some matrices, side by side. Weights live in float32 and are cast to the type of the activations at use."""
-    for watch in WATCH:
-        for weight in weights:
-            watch(x, weight)
+    for watch in WATCH: for weight in weights: watch(x, weight)
     return F.linear(x, (torch.cat(weights) if len(weights) > 1 else weights[0]).to(x.dtype))
 
 def rotary_table(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -659,8 +606,7 @@ class GPT(nn.Module):
                 x = block(x, x0, cos, sin)
                 saved.append(x)
             else:
-                if saved:
-                    x = x + skips[len(saved) - 1] * saved.pop()
+                if saved: x = x + skips[len(saved) - 1] * saved.pop()
                 x = block(x, x0, cos, sin)
         return norm(x)
     def logits(self, tokens: Tensor, last: int) -> Tensor:
@@ -679,21 +625,17 @@ class GPT(nn.Module):
         if {n: tuple(p.shape) for n, p in mine.items()} != {n: w.shape for n, w in weights.items()}:
             names = ", ".join(sorted(mine.keys() ^ weights.keys())[:5]) or "no name, but in shapes"
             raise UserError(f"the weights do not fit the model these settings build; they differ in {names}")
-        for name, p in mine.items():
-            p.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+        for name, p in mine.items(): p.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
 
 @torch.no_grad()
-def second_moments(model: GPT, batches: list[np.ndarray]) -> dict[str, np.ndarray]:
+def second_moments(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """For round_to_grid, the sum of x x^T over the inputs x of each matrix on batches (B, T + 1), by name: (inputs, inputs) float32."""
     names, sums = {id(p): name for name, p in model.named_parameters()}, {}
-
     def watch(x: Tensor, weight: Tensor) -> None:
         flat, name = x.flatten(0, -2).float(), names[id(weight)]
         sums[name] = sums.get(name, 0) + flat.mT @ flat
-
     WATCH.append(watch)
-    for batch in batches:
-        model.logits(torch.from_numpy(batch[:, :-1]).to(model.embed.device), batch.shape[1] - 1)
+    for batch in batches: model.logits(torch.from_numpy(batch[:, :-1]).to(model.embed.device), batch.shape[1] - 1)
     WATCH.clear()
     return {name: total.cpu().numpy() for name, total in sums.items()}
 
@@ -716,8 +658,7 @@ class Optimizer:
         self.params = {name: p for name, p in model.named_parameters() if p.numel()}  # a single block has no skips
         self.adam = {role: [n for n in self.params if role_of(n) == role] for role in ("embed", "table", "vector")}
         for name, p in self.params.items():
-            if role_of(name) == "matrix":
-                self.stacks.setdefault(tuple(p.shape), []).append(name)
+            if role_of(name) == "matrix": self.stacks.setdefault(tuple(p.shape), []).append(name)
         self.momentum = {shape: torch.zeros(len(names), *shape, device=runtime.device) for shape, names in self.stacks.items()}
         self.moments = {n: (torch.zeros_like(p), torch.zeros_like(p)) for n, p in self.params.items() if role_of(n) != "matrix"}
         self.dtype = torch.bfloat16 if runtime.cuda else runtime.dtype  # of Newton-Schulz, which stands rough arithmetic
@@ -726,8 +667,7 @@ class Optimizer:
     def step(self, step: int, lr_scale: float) -> None:
         """One update from the gradients, which are then cleared. `step` counts from 0."""
         s = self.s
-        if s.GRAD_CLIP_NORM:
-            nn.utils.clip_grad_norm_(self.params.values(), s.GRAD_CLIP_NORM, foreach=True)
+        if s.GRAD_CLIP_NORM: nn.utils.clip_grad_norm_(self.params.values(), s.GRAD_CLIP_NORM, foreach=True)
         mu, lr = muon_momentum(s, step), s.MATRIX_LR * lr_scale
         for shape, names in self.stacks.items():
             weights = [self.params[n] for n in names]
@@ -739,8 +679,7 @@ class Optimizer:
         b1, b2 = s.ADAM_BETA1, s.ADAM_BETA2
         for role, base_lr in (("embed", s.EMBED_LR), ("table", s.EMBED_LR), ("vector", s.VECTOR_LR)):
             weights = [self.params[n] for n in self.adam[role]]
-            if not weights:
-                continue
+            if not weights: continue
             grads = [w.grad for w in weights]
             first, second = (list(x) for x in zip(*(self.moments[n] for n in self.adam[role])))
             torch._foreach_lerp_(first, grads, 1 - b1)
@@ -778,11 +717,10 @@ def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: f
 # Scoring windows ======================================================================================================
 # shared: begin windows
 def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Sliding windows (start, end, first_scored) over a stream of n_targets + 1 tokens.
+    """Sliding windows (start, end, first_scored) over a stream of n_targets + 1 tokens, that score every position once.
 
     A window reads tokens[start:end] and scores positions first_scored … end - 1, the target of position i being tokens[i + 1].
-    Every position is scored once. All windows are equally long: the last one moves back to end with the stream, so none is padded.
-    """
+    All are equally long: the last one moves back to end with the stream, so none is padded."""
     length = min(seq_len, n_targets)
     yield 0, length, 0
     for scored in range(length, n_targets, stride):
@@ -793,8 +731,7 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
     """Windows grouped by how many targets they score: (starts, length, scored at the end of each). Enough for `limit` targets."""
     groups: list[tuple[list[int], int, int]] = []
     for start, end, first in score_windows(n_targets, seq_len, stride):
-        if first >= limit:
-            break
+        if first >= limit: break
         if groups and groups[-1][2] == end - first and len(groups[-1][0]) < max_windows:
             groups[-1][0].append(start)
         else:
@@ -805,11 +742,8 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
 def score(
     model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0, ttt: float = 0
 ) -> np.ndarray:
-    """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`.
-
-    With `ttt`, the model takes an optimizer step at that share of the learning rates on each window after its scores are
-    booked, and gets its weights back at the end.
-    """
+    """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`. With `ttt`, the model takes
+    a step at that share of the learning rates on each window after its scores are booked, and gets its weights back at the end."""
     n = len(tokens) - 1
     batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
     nats = np.zeros(n, np.float32)
@@ -861,10 +795,7 @@ def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 def grid_step(w: np.ndarray, step: float) -> np.float32:
     """The step of a matrix under QUANT=step, of which weights become whole multiples: float16(step * sqrt(mean(w^2))), at least 6.2e-5.
-
-    `step` is STEP_MATRIX or STEP_EMBED, times the factor of TARGET_BYTES. To train for this very grid, let the forward pass
-    use grid_step * round(w / grid_step), and let the gradient pass as if nothing were rounded.
-    """
+    `step` is STEP_MATRIX or STEP_EMBED, times the factor of TARGET_BYTES."""
     rms = math.sqrt(np.square(w, dtype=np.float64).sum() / max(1, w.size))
     return np.float32(np.float16(min(max(6.2e-5, step * rms), 65_000.0)))
 
@@ -945,14 +876,12 @@ def rans_decode(data: bytes, parts: list) -> bytes:
         short = np.flatnonzero(x < RANS_LOW)
         x[short] = x[short] << 16 | words[used : used + len(short)]
         used += len(short)
-    if (state != RANS_LOW).any() or used != len(words):
-        raise ValueError("its lanes do not end where the coder began")
+    if (state != RANS_LOW).any() or used != len(words): raise ValueError("its lanes do not end where the coder began")
     values = np.split(entries % frequency.shape[1] + side[:4].view("<i4"), np.cumsum([rows * columns for _, rows, columns in parts])[:-1])
     return b"".join(x.astype(kind).tobytes() for x, (kind, _, _) in zip(values, parts))
 
 def compress(raw: bytes, codec: str, parts: list | None = None) -> bytes:
-    if codec == "rans":
-        return rans_encode(raw, parts)
+    if codec == "rans": return rans_encode(raw, parts)
     return zlib.compress(raw, 9) if codec == "zlib" else zstandard.ZstdCompressor(level=22).compress(raw)
 
 def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
@@ -986,8 +915,7 @@ def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndar
     """The float32 weights that pack_tensor's bytes stand for."""
     (_, halves, _), *symbols = sections([(None, shape, bits)])
     scales = np.frombuffer(raw[: 2 * halves], "<f2").astype(np.float32)
-    if bits == 16:
-        return scales.reshape(shape)
+    if bits == 16: return scales.reshape(shape)
     return scales[:, None] * np.frombuffer(raw[2 * halves :], symbols[0][0]).reshape(shape)
 
 def packed_bytes(shape: tuple[int, ...], bits: int) -> int:
@@ -995,7 +923,6 @@ def packed_bytes(shape: tuple[int, ...], bits: int) -> int:
 
 def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict | None = None, factor: float = 1.0) -> bytes:
     """Quantize and pack weights, with the settings that rebuild the model. Raises UserError on weights that are not finite.
-
     For QUANT=step: hessians for round_to_grid, by the names of weights, and a factor for both steps."""
     hessians = hessians or {}
     for name, w in weights.items():
@@ -1037,11 +964,9 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as e:
         raise ArtifactError(f"the header of the artifact is damaged: {e}") from None
     sizes = [packed_bytes(shape, bits) for _, shape, bits in tensors]
-    if sum(sizes) != raw_size:
-        raise ArtifactError(f"the tensors take {sum(sizes)} bytes, but the prefix announces {raw_size}")
+    if sum(sizes) != raw_size: raise ArtifactError(f"the tensors take {sum(sizes)} bytes, but the prefix announces {raw_size}")
     raw = decompress(bytes(body[header_size:]), CODECS[codec], raw_size, sections(tensors))
-    if zlib.crc32(raw) != crc:
-        raise ArtifactError("the checksum of the weights is wrong; the file is damaged")
+    if zlib.crc32(raw) != crc: raise ArtifactError("the checksum of the weights is wrong; the file is damaged")
     pieces = np.split(np.frombuffer(raw, np.uint8), np.cumsum(sizes)[:-1])
     return model, {name: unpack_tensor(piece, shape, bits) for (name, shape, bits), piece in zip(tensors, pieces)}
 
@@ -1052,8 +977,7 @@ def fit_artifact(weights: dict[str, np.ndarray], s: Settings, code_bytes: int, h
     for _ in range(16):
         found = 2.0**x, encode_artifact(weights, s, hessians, 2.0**x)
         over = len(found[1]) - target
-        if not s.TARGET_BYTES or -0.002 * target <= over <= 0 or x == (3 if over > 0 else -3):
-            return found
+        if not s.TARGET_BYTES or -0.002 * target <= over <= 0 or x == (3 if over > 0 else -3): return found
         low, high, best = (x, high, best) if over > 0 else (low, x, found)
         guess = x + (over + 0.001 * target) / a_bit_each  # twice the step takes nearly a bit off each weight
         x = min(max(guess if low < guess < high else (low + high) / 2, -3.0), 3.0)
@@ -1078,8 +1002,7 @@ def atomic_write(path: Path, write: Callable) -> None:
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        with contextlib.suppress(OSError): part.unlink()
         why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else e.strerror or str(e)
         raise UserError(f"could not write {path}: {why}. Nothing half-written was left; free space or name another RUNS_DIR") from None
 
@@ -1101,8 +1024,7 @@ class Clock:
             self.current = outer
     def book(self) -> None:
         now = time.perf_counter()
-        if self.current:
-            self.seconds[self.current] = self.seconds.get(self.current, 0.0) + now - self.mark
+        if self.current: self.seconds[self.current] = self.seconds.get(self.current, 0.0) + now - self.mark
         self.mark = now
     def read(self, name: str) -> float:
         return self.seconds.get(name, 0.0) + (time.perf_counter() - self.mark if name == self.current else 0.0)
@@ -1114,11 +1036,10 @@ class Log:
     def __init__(self, enabled: bool = True):
         self.enabled, self.file, self.kept = enabled, None, []
     def __call__(self, line: str) -> None:
-        if not self.enabled:
-            return
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
-        self.keep(line)
+        if self.enabled:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+            self.keep(line)
     def keep(self, line: str) -> None:
         """To the file alone. A log that cannot be written any more is given up with one line; the run goes on."""
         try:
@@ -1140,7 +1061,6 @@ class Log:
         live = self.enabled and sys.stderr.isatty()
         start, done, said = time.perf_counter(), 0.0, time.perf_counter()
         with tqdm(total=total, desc=label, unit=unit, disable=not live, leave=False, dynamic_ncols=True, unit_scale=True) as line:
-
             def bar(more: float, note: str = "") -> None:
                 nonlocal done, said
                 done += more
@@ -1150,7 +1070,6 @@ class Log:
                 if not live and label != "train" and now - said > 20 and done:
                     said = now
                     self(f"{label} progress:{done / total:.1%} left_s:{(now - start) * (total / done - 1):.0f}")
-
             yield bar
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
@@ -1160,8 +1079,7 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
 def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """What save_arrays wrote. Raises UserError."""
     try:
-        with np.load(path, allow_pickle=False) as z:
-            arrays = {name: z[name] for name in z.files}
+        with np.load(path, allow_pickle=False) as z: arrays = {name: z[name] for name in z.files}
         return arrays, json.loads(str(arrays.pop("meta")))
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as e:
         raise UserError(f"cannot read {path}: {e}; without it the run cannot go on from there") from None
@@ -1193,13 +1111,11 @@ class Interrupt:
     """The first SIGINT or SIGTERM sets `signal`, or raises Interrupted once `raises` is set; the second one kills."""
     def __init__(self):
         self.signal, self.raises = 0, False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, self._handle)
     def _handle(self, number: int, frame: object) -> None:
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
-        if self.raises:
-            raise Interrupted
+        if self.raises: raise Interrupted
 
 def kv(**pairs: object) -> str:
     """The one format of log lines, `key:value key:value`: exact scores with 8 decimals, other fractions with 6 digits."""
@@ -1261,8 +1177,7 @@ class Stepper:
         self.nats = torch.compile(model.nats, dynamic=False) if runtime.compile else model.nats
     def prepare(self, batch: np.ndarray) -> Tensor:
         """Tokens as a tensor, pinned for the copy to a GPU; called in the prefetch thread."""
-        tokens = torch.from_numpy(batch)
-        return tokens.pin_memory() if self.runtime.cuda else tokens
+        return torch.from_numpy(batch).pin_memory() if self.runtime.cuda else torch.from_numpy(batch)
     def launch(self, step: int, batch: Tensor, scale: float) -> tuple[Tensor, torch.cuda.Event | None]:
         """Train on a batch, (sequences, TRAIN_SEQ_LEN + 1) int32; the loss comes later, by `finish`."""
         batch, total = batch.to(self.runtime.device, non_blocking=True).long(), torch.zeros((), device=self.runtime.device)
@@ -1274,18 +1189,15 @@ class Stepper:
             values = [p.grad for p in self.model.parameters() if p.numel()] + [total]
             flat = torch.cat([v.flatten() for v in values]) / self.runtime.world
             dist.all_reduce(flat)
-            for v, mean in zip(values, flat.split([v.numel() for v in values])):
-                v.copy_(mean.view_as(v))
+            for v, mean in zip(values, flat.split([v.numel() for v in values])): v.copy_(mean.view_as(v))
         self.optimizer.step(step, scale)
-        if not self.runtime.cuda:
-            return total, None
+        if not self.runtime.cuda: return total, None
         host, event = torch.empty((), pin_memory=True).copy_(total, non_blocking=True), torch.cuda.Event()
         event.record()
         return host, event
     def finish(self, launched: tuple[Tensor, torch.cuda.Event | None]) -> float:
         """Wait for a launched step; the mean loss over all devices."""
-        if launched[1]:
-            launched[1].synchronize()
+        if launched[1]: launched[1].synchronize()
         return float(launched[0])
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, live: weights and optimizer state."""
@@ -1294,16 +1206,13 @@ class Stepper:
         return {name: tensor.cpu().numpy().copy() for name, tensor in self.tensors().items()} | {"rng": torch.get_rng_state().numpy()}
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         torch.set_rng_state(torch.from_numpy(state["rng"]))
-        for name, tensor in self.tensors().items():
-            tensor.copy_(torch.from_numpy(state[name]))
+        for name, tensor in self.tensors().items(): tensor.copy_(torch.from_numpy(state[name]))
     def warm_up(self, batch: np.ndarray, log: Log) -> None:
         """Compile by running two steps on a batch, then put everything back. Without a compiler that works, go on without."""
-        if not self.runtime.compile:
-            return
+        if not self.runtime.compile: return
         saved = self.state()
         try:
-            for _ in range(2):
-                self.finish(self.launch(0, self.prepare(batch), 1.0))
+            for _ in range(2): self.finish(self.launch(0, self.prepare(batch), 1.0))
         except Exception as e:  # the compiler's own errors have many types; a real bug shows again in the uncompiled run
             log(f"note: torch.compile failed, running without it: {type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}")
             self.runtime.compile, self.nats = False, self.model.nats
@@ -1322,10 +1231,8 @@ class Run:
         self.source, self.runtime = Path(__file__).resolve(), resolve_device(s)
         self.runtime.start()
         log.enabled = self.runtime.rank == 0
-        for line in s.warnings + self.runtime.notes:
-            log(f"note: {line}")
-        with self.clock.span("setup"):
-            self.data = load_data(s, log, with_train=not args.eval_only)
+        for line in s.warnings + self.runtime.notes: log(f"note: {line}")
+        with self.clock.span("setup"): self.data = load_data(s, log, with_train=not args.eval_only)
     def build(self) -> GPT:
         model = GPT(self.s, self.runtime)
         model.load_weights(initial_weights(self.s, model.weights()))
@@ -1333,28 +1240,23 @@ class Run:
     def open_folder(self, resume: bool) -> None:
         """Make the run folder, or check the one to go on with; begin the log with everything the run depends on."""
         s, r = self.s, self.runtime
-        if resume:
-            check_resumable(self.folder, self.source)
+        if resume: check_resumable(self.folder, self.source)
         self.folder = self.folder or Path(r.from_first(str(create_run_folder(s, self.source)) if r.rank == 0 else ""))
         self.log.open(self.folder / "train.log")
-        for name, value in s.values.items():
-            self.log.keep(f"setting {name}={value} from:{s.sources[name]}")
+        for name, value in s.values.items(): self.log.keep(f"setting {name}={value} from:{s.sources[name]}")
         lane = "record" if r.cuda and r.world == 1 and 0 < s.MAX_WALLCLOCK_SECONDS <= 1800 else "open hardware"  # docs/track_spec.md
         self.about = {"run_id": s.RUN_ID, "seed": s.SEED, "lane": lane, "devices": r.world} | r.about()
         self.about |= {"python": platform.python_version(), "numpy": np.__version__, "code_sha256": sha256_of(self.source.read_bytes())}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # how fast scripts/doctor.py found this device to be
             known = json.loads((Path(s.RUNS_DIR) / "calibration.json").read_text(encoding="utf-8"))
             self.about["calibration_tokens_per_s"] = float(known[self.about["device"]]["tokens_per_s"])
-        for name, value in self.about.items():
-            self.log(kv(**{name: value}))
+        for name, value in self.about.items(): self.log(kv(**{name: value}))
     def calibrate(self, model: GPT) -> dict[str, np.ndarray]:
         """What guides the rounding: second_moments on the first CALIBRATION_TOKENS of the training data."""
-        order = TrainSequences(self.s)
-        return second_moments(model, [order.batch(i) for i in range(-(-self.s.CALIBRATION_TOKENS // self.s.TRAIN_BATCH_TOKENS))])
+        return second_moments(model, map(TrainSequences(self.s).batch, range(-(-self.s.CALIBRATION_TOKENS // self.s.TRAIN_BATCH_TOKENS))))
     def forecast(self, model: GPT) -> tuple[float, int]:
         """Say how large the artifact will be; return the seconds to keep free for the export, and the bytes in all."""
-        weights, begin = model.weights(), time.perf_counter()
-        sizes = {"code_bytes": self.source.stat().st_size}
+        weights, begin, sizes = model.weights(), time.perf_counter(), {"code_bytes": self.source.stat().st_size}
         sizes["model_bytes"] = forecast_bytes(weights, self.s, sizes["code_bytes"], self.calibrate(model))
         sizes["total_bytes"] = sum(sizes.values())
         parameters = {role: sum(w.size for n, w in weights.items() if role_of(n) == role) for role in dict.fromkeys(ROLES.values())}
@@ -1366,8 +1268,7 @@ class Run:
         s, r, log, clock = self.s, self.runtime, self.log, self.clock
         stepper, order, checkpoint = Stepper(s, r, model), TrainSequences(s, r.world), self.folder / "checkpoint.npz"
         meta = {"step": 0, "reserve_s": self.forecast(model)[0]}
-        with clock.span("warmup", r.synchronize):
-            stepper.warm_up(order.batch(0, r.rank, r.world), log)
+        with clock.span("warmup", r.synchronize): stepper.warm_up(order.batch(0, r.rank, r.world), log)
         if checkpoint.exists():
             state, meta = load_arrays(checkpoint)
             stepper.load_state(state)
@@ -1388,8 +1289,7 @@ class Run:
         def save() -> None:
             settle(0)
             clock.book()
-            if r.rank == 0:
-                save_arrays(checkpoint, stepper.state(), meta | {"step": step, "seconds": clock.seconds})
+            if r.rank == 0: save_arrays(checkpoint, stepper.state(), meta | {"step": step, "seconds": clock.seconds})
 
         prefetcher = Prefetcher(lambda step: stepper.prepare(order.batch(step, r.rank, r.world)), step)
         total, unit = (s.MAX_WALLCLOCK_SECONDS, "s") if s.MAX_WALLCLOCK_SECONDS else (s.ITERATIONS, "steps")
@@ -1403,8 +1303,7 @@ class Run:
                         save()
                         interrupt.signal = int(stop)
                         raise Interrupted
-                    if progress >= 1.0:
-                        break
+                    if progress >= 1.0: break
                     if s.CHECKPOINT_EVERY_SECONDS and seconds - saved_s >= s.CHECKPOINT_EVERY_SECONDS:
                         save()
                         saved_s = seconds
@@ -1497,8 +1396,7 @@ class Run:
                 more[f"context_{length}"] = bits_per_byte(values, data.val_bytes)[1]
             if result["scored_bytes"] <= 8_000_000:  # a plain compressor on the same text, to hold a small model against
                 more["xz_9e"] = xz_bits_per_byte(data.val_tokens, data.table)
-        for name, bpb in more.items():
-            log("auxiliary " + kv(name=name, val_bpb=bpb))
+        for name, bpb in more.items(): log("auxiliary " + kv(name=name, val_bpb=bpb))
         return result, nats
     def export_gap(self, model: GPT, nats: np.ndarray) -> dict:
         """Score the weights from before the export on the first GAP_TOKENS targets, and compare."""
@@ -1525,8 +1423,7 @@ class Run:
             else:
                 meta = self.train(model, interrupt)
             interrupt.raises = True
-            if interrupt.signal:
-                raise Interrupted
+            if interrupt.signal: raise Interrupted
             sizes = self.export(model)
             result, nats = self.score_artifact(self.folder / "artifact.bin")
             result |= self.export_gap(model, nats)
@@ -1553,24 +1450,23 @@ class Run:
         return 0
     def check(self) -> int:
         """Say what a run would do, from a few timed steps and windows; warn about what will go wrong. Returns the exit status."""
-        s, r, log = self.s, self.runtime, self.log
-        model = self.build()
+        s, r, log, model, steps = self.s, self.runtime, self.log, self.build(), 0
         reserve_s, forecast = self.forecast(model)
         stepper, order = Stepper(s, r, model), TrainSequences(s)
         stepper.warm_up(order.batch(0), log)
         stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0)), 1.0))
-        steps = 0
         with self.clock.span("steps", r.synchronize):
             while steps < 3 or (steps < 20 and self.clock.read("steps") < 10):
                 steps += 1
                 stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
-        tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN * s.EVAL_STRIDE]
+        windows = 8 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN
+        tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]
         with self.clock.span("windows", r.synchronize):
             score(model, tokens, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         scoring_s = self.clock.read("windows") * len(self.data.val_tokens) / len(tokens)
-        by_clock = int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else s.ITERATIONS
-        total = min(by_clock, s.ITERATIONS) if s.ITERATIONS else by_clock
+        total = int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else s.ITERATIONS
+        total = min(total, s.ITERATIONS or total)
         log("check " + kv(step_s=per_step, tokens_per_s=round(s.TRAIN_BATCH_TOKENS / per_step), peak_memory_bytes=peak_bytes))
         log("check " + kv(steps=total, train_tokens=total * s.TRAIN_BATCH_TOKENS, epochs=order.epoch(total)))
         log("check " + kv(warmdown_begins_at_step=int(total * (1 - s.WARMDOWN_FRAC)), scoring_s=round(scoring_s)))
@@ -1582,8 +1478,7 @@ class Run:
             (s.EVAL_SEQ_LEN > s.TRAIN_SEQ_LEN and total < 3000, f"few steps for so long a context; try EVAL_SEQ_LEN={s.TRAIN_SEQ_LEN}"),
             (peak_bytes > 0.9 * all_bytes, "device memory is nearly full; set or lower MICROBATCH_TOKENS"),
         ):  # fmt: skip
-            if wrong:
-                log(f"warning: {advice}")
+            if wrong: log(f"warning: {advice}")
         return 0
 
 def main(argv: list[str] | None = None) -> int:
@@ -1591,8 +1486,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = command_line().parse_intermixed_args(argv)
         run = Run(args, load_settings(argv), Log())
-        if args.check:
-            return run.check()
+        if args.check: return run.check()
         return run.eval_only(Path(args.eval_only)) if args.eval_only else run.whole_loop(bool(args.resume))
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
@@ -1600,5 +1494,4 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # before the run folder was made, or while scoring alone: there is nothing to keep
 # shared: end main
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__": sys.exit(main())
