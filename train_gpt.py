@@ -500,7 +500,8 @@ WATCH: list[Callable[[Tensor, Tensor], None]] = []  # told the input of every ma
 
 def linear(x: Tensor, *weights: Tensor) -> Tensor:
     """x times each of some matrices, side by side. Weights live in float32 and are cast to the type of the activations at use."""
-    for watch in WATCH: for weight in weights: watch(x, weight)
+    for watch in WATCH:
+        for weight in weights: watch(x, weight)
     return F.linear(x, (torch.cat(weights) if len(weights) > 1 else weights[0]).to(x.dtype))
 
 def rotary_table(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
