@@ -239,9 +239,10 @@ def largest_file(size):
 @pytest.mark.parametrize("name,share,stop", [("train_gpt.py", 0.5, None), ("weights.npz", 0.97, None), ("checkpoint.npz", 1.5, 3)])
 def test_disk_full_in_the_middle_of_a_file(main, tmp_path, during, name, share, stop):
     """At half of the source; at most of the weights; at half of the checkpoint, when stopped."""
-    bytes_before = {"train_gpt.py": TRAINER.stat().st_size, "weights.npz": 24232 * 4, "checkpoint.npz": 24232 * 4}[name]
+    weights = 4 * (24232 + 1024 * 32)  # bytes, more than the source has: that one is written first
+    bytes_before = {"train_gpt.py": TRAINER.stat().st_size, "weights.npz": weights, "checkpoint.npz": weights}[name]
     with during(Stepper, "launch", send(signal.SIGTERM), at_step(stop)), largest_file(int(share * bytes_before)):
-        done = main(RUN_ID="x", CHECKPOINT_EVERY_SECONDS=0)
+        done = main(RUN_ID="x", CHECKPOINT_EVERY_SECONDS=0, BIGRAM_ROWS=1024, BIGRAM_DIM=32)
     folder = tmp_path / "runs/x"
     assert done.code == 2 and f"could not write {folder / name}: the disk is full" in done.err
     assert not (folder / name).exists() and not list(folder.glob("*.part"))
