@@ -1,48 +1,23 @@
 #!/usr/bin/env python3
 """Train, quantize, pack and score a language model of at most 2,000,000 bytes with MLX: the twin of train_gpt.py.
 
-    bash scripts/run_mlx_baseline.sh configs/local_apple_smoke.env   a Mac with Apple silicon, a few minutes, no download
-    bash scripts/run_mlx_baseline.sh configs/local_apple_mlx.env     the same with 30 minutes and FineWeb
+    bash scripts/run_mlx_baseline.sh configs/local_apple_smoke.env   sets up all it needs; a Mac with Apple silicon, a few minutes
+    python3 train_gpt_mlx.py --config FILE.env SEED=7 MATRIX_LR=0.03   train, export, score; --check: only say what it would do
+    python3 train_gpt_mlx.py --eval-only runs/ID/artifact.bin          score an artifact again, of either twin
+    python3 train_gpt_mlx.py --resume runs/ID                          go on with an interrupted run
 
-The scripts set Python and the data up, then call this file, which can be called directly too:
-
-    python3 train_gpt_mlx.py --config configs/local_apple_mlx.env SEED=7 MATRIX_LR=0.03
-    python3 train_gpt_mlx.py --config configs/local_apple_mlx.env --check   speed and memory on this machine, without training
-    python3 train_gpt_mlx.py --eval-only runs/ID/artifact.bin               score an artifact again, of either twin
-    python3 train_gpt_mlx.py --resume runs/ID                               go on with an interrupted run
-
-Settings, model, arithmetic, log lines, run folder and artifact are those of train_gpt.py; what MLX needs besides is in
-BACKEND_SETTINGS. Batches go through in microbatches, so that 16 GB of memory shared with the system are enough. Runs
-belong to the open-hardware lane. On Linux, MLX runs on the CPU, slowly: that is for testing.
-
-Exit status: 0 done, 2 bad input, 3 artifact over the cap, 4 training diverged, 130/143 interrupted (resumable).
-`--help` lists every setting. Sections between `# shared: begin` and `# shared: end` stand word for word in train_gpt.py.
+Settings, model, arithmetic, log lines, run folder, artifact and exit status are those of train_gpt.py; what MLX needs besides is in
+BACKEND_SETTINGS. Batches go through in microbatches, so that 16 GB of memory shared with the system are enough. Runs belong to the
+open-hardware lane. On Linux, MLX runs on the CPU, slowly: that is for testing.
+Text between `# shared: begin` and `# shared: end` stands word for word in train_gpt.py.
 """
 # shared: begin imports
 from __future__ import annotations
 
-import argparse
-import contextlib
-import dataclasses
-import difflib
-import errno
-import glob
-import hashlib
-import json
-import lzma
-import math
-import os
-import platform
-import re
-import shutil
-import signal
-import struct
-import sys
-import time
-import zipfile
-import zlib
+import argparse, contextlib, dataclasses, difflib, errno, glob, hashlib, json, lzma, math, os, platform, re, shutil, signal, struct
+import sys, time, zipfile, zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -84,6 +59,10 @@ COMMON_SETTINGS = [
     Setting("NUM_HEADS", 6, (1, 64), "query heads"),
     Setting("NUM_KV_HEADS", 3, (1, 64), "key and value heads; divides NUM_HEADS"),
     Setting("MLP_MULT", 2, (1, 16), "hidden width of the MLP, in multiples of MODEL_DIM"),
+    Setting("MLP_LEAK", 0.0, (0.0, 1.0), "slope of the MLP's activation below zero, before it is squared"),
+    Setting("ATTN_WINDOW", 0, (0, 65_536), "positions that attention sees, the own one and those before it; 0: all"),
+    Setting("BIGRAM_ROWS", 0, (0, 2**20), "rows of a second embedding, of hashed pairs of a token and the one before it; 0: none"),
+    Setting("BIGRAM_DIM", 64, (1, 4096), "width of that embedding, before a matrix brings it to MODEL_DIM"),
     Setting("ROPE_BASE", 10_000.0, (10.0, 1e8), "base of the rotary position frequencies"),
     Setting("LOGIT_SOFTCAP", 30.0, (1.0, 1000.0), "logits are softcap * tanh(logits / softcap)"),
     Setting("QK_GAIN_INIT", 1.5, (0.01, 100.0), "start of the learned gain per query head, after the QK norm"),
@@ -122,11 +101,16 @@ COMMON_SETTINGS = [
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
+    Setting("TTT_LR", 0.0, (0.0, 1.0), "test-time training on each window once it is scored: share of the learning rates; 0: none"),
     Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets on which the weights before export are scored too, for the export gap"),
 ]
-MODEL_KEYS = (
+MODEL_KEYS = (  # what an artifact's header carries: enough to rebuild the model and to score it the same way again
     "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE"
-).split()  # what an artifact's header carries: enough to rebuild the model and to score it the same way again
+).split()
+LATER_KEYS = (  # those that version 1 did not have; an artifact without them means the defaults
+    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM MUON_MOMENTUM_WARMUP_STEPS "
+    "MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS"
+).split()
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
 
@@ -138,22 +122,19 @@ class Settings:
         self.sources = dict.fromkeys(self.table, "default")
         self.warnings: list[str] = []
     def __getattr__(self, name: str) -> int | float | str:
-        if name.startswith("_") or name not in self.values:
-            raise AttributeError(f"no setting is called {name}")
+        if name.startswith("_") or name not in self.values: raise AttributeError(f"no setting is called {name}")
         return self.values[name]
     def set(self, name: str, text: str, source: str) -> None:
         """Parse and range-check one value. Raises UserError."""
         if name not in self.table:
             close = difflib.get_close_matches(name.upper(), self.table, 1, 0.6)
-            hint = f"did you mean {close[0]}?" if close else "`--help` lists them"
-            raise UserError(f"{source}: no setting is called {name}; {hint}")
+            raise UserError(f"{source}: no setting is called {name}; " + (f"did you mean {close[0]}?" if close else "`--help` lists them"))
         setting = self.table[name]
         kind, allowed = type(setting.default), setting.allowed
         try:
             value = kind(text)
         except ValueError:
-            what = "a whole number" if kind is int else "a number"
-            raise UserError(f"{source}: {name}={text} is not {what}; default: {setting.default}") from None
+            raise UserError(f"{source}: {name}={text} is not a{' whole' * (kind is int)} number; default: {setting.default}") from None
         if not (re.fullmatch(allowed, value) if kind is str else allowed[0] <= value <= allowed[1]):  # nan is not between
             what = allowed if kind is str else f"{allowed[0]} to {allowed[1]}"
             raise UserError(f"{source}: {name}={text} is not allowed; allowed: {what}; default: {setting.default}")
@@ -192,20 +173,17 @@ def nearby(value: int, unit: int) -> str:
 
 def check_settings(s: Settings) -> None:
     """Check the settings against one another, before anything is loaded. Raises UserError."""
-    pairs = [("MODEL_DIM", "NUM_HEADS"), ("NUM_HEADS", "NUM_KV_HEADS"), ("TRAIN_BATCH_TOKENS", "TRAIN_SEQ_LEN")]
-    for big, small in pairs:
+    for big, small in (("MODEL_DIM", "NUM_HEADS"), ("NUM_HEADS", "NUM_KV_HEADS"), ("TRAIN_BATCH_TOKENS", "TRAIN_SEQ_LEN")):
         a, b = s.values[big], s.values[small]
-        if a % b:
-            raise UserError(f"{big}={a} is not divisible by {small}={b}; {nearby(a, b)}")
-    if s.MODEL_DIM // s.NUM_HEADS % 2:
-        even = nearby(s.MODEL_DIM, 2 * s.NUM_HEADS)
-        raise UserError(f"MODEL_DIM={s.MODEL_DIM} gives heads of odd width, which cannot be rotated; {even}")
-    if s.EVAL_STRIDE > s.EVAL_SEQ_LEN:
-        raise UserError(f"EVAL_STRIDE={s.EVAL_STRIDE} would leave targets unscored; allowed: up to EVAL_SEQ_LEN={s.EVAL_SEQ_LEN}")
-    if s.QUANT == "clip" and (s.TARGET_BYTES or s.CALIBRATION_TOKENS):
-        raise UserError("TARGET_BYTES and CALIBRATION_TOKENS need QUANT=step; set it, or set them to 0")
-    if not s.MAX_WALLCLOCK_SECONDS and not s.ITERATIONS:
-        raise UserError("MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them")
+        if a % b: raise UserError(f"{big}={a} is not divisible by {small}={b}; {nearby(a, b)}")
+    odd, even = s.MODEL_DIM // s.NUM_HEADS % 2, nearby(s.MODEL_DIM, 2 * s.NUM_HEADS)
+    for wrong, why in (
+        (odd, f"MODEL_DIM={s.MODEL_DIM} gives heads of odd width, which cannot be rotated; {even}"),
+        (s.EVAL_STRIDE > s.EVAL_SEQ_LEN, f"EVAL_STRIDE={s.EVAL_STRIDE} leaves targets out; allowed: up to EVAL_SEQ_LEN={s.EVAL_SEQ_LEN}"),
+        (s.QUANT == "clip" and s.TARGET_BYTES + s.CALIBRATION_TOKENS, "TARGET_BYTES and CALIBRATION_TOKENS need QUANT=step, or to be 0"),
+        (not s.MAX_WALLCLOCK_SECONDS + s.ITERATIONS, "MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them"),
+    ):
+        if wrong: raise UserError(why)
 
 def command_line() -> argparse.ArgumentParser:
     table, raw = Settings(SETTINGS).help_table(), argparse.RawDescriptionHelpFormatter
@@ -229,13 +207,11 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
         s.read_file(folder / "settings.env", any_twin=bool(args.eval_only))
         s.values["DEVICE"] = s.DEVICE if args.resume else "auto"  # an artifact is scored wherever it is
     begun = dict(s.values)
-    if args.config:
-        s.read_file(args.config)
+    if args.config: s.read_file(args.config)
     s.read_environment(dict(os.environ) if environ is None else environ)
     for item in args.settings:
         name, equals, value = item.partition("=")
-        if not equals:
-            raise UserError(f"`{item}` is neither an option nor KEY=VALUE; `--help` lists both")
+        if not equals: raise UserError(f"`{item}` is neither an option nor KEY=VALUE; `--help` lists both")
         s.set(name, value, "command line")
     if args.resume and (changed := [n for n in begun if s.values[n] != begun[n] and n not in MAY_CHANGE]):
         raise UserError(f"--resume {folder}: it began with {changed[0]}={begun[changed[0]]}; only {' '.join(MAY_CHANGE)} may change")
@@ -279,14 +255,12 @@ class Runtime:
         """Set this process's device and memory limits."""
         mx.set_default_device(self.device)
         mx.set_cache_limit(self.cache_bytes)
-        if self.limit_bytes:
-            mx.set_memory_limit(self.limit_bytes)
+        if self.limit_bytes: mx.set_memory_limit(self.limit_bytes)
     def synchronize(self) -> None:
         mx.synchronize()
     def memory(self) -> tuple[int, float]:
         """Most bytes held so far, and how many the system lets MLX hold before it slows down (where it says so)."""
-        if self.gpu:
-            return mx.get_peak_memory(), mx.device_info(self.device).get("max_recommended_working_set_size", math.inf)
+        if self.gpu: return mx.get_peak_memory(), mx.device_info(self.device).get("max_recommended_working_set_size", math.inf)
         return peak_process_bytes(), math.inf
     def agree_max(self, *values: float) -> list[float]:
         return list(values)
@@ -334,8 +308,7 @@ def open_shard(path: str | Path) -> np.ndarray:
         wrong = f"magic {header[0]} version {header[1]}, not {SHARD_MAGIC} version {SHARD_VERSION}: not a token shard"
     elif header[2] <= 0 or size != SHARD_HEADER_BYTES + 2 * int(header[2]):
         wrong = f"{size} bytes, but its header announces {header[2]} tokens, so {SHARD_HEADER_BYTES + 2 * int(header[2])} bytes"
-    if wrong:
-        raise DataError(f"{path}: {wrong}; fetch or build it again (data/README.md)")
+    if wrong: raise DataError(f"{path}: {wrong}; fetch or build it again (data/README.md)")
     return np.memmap(path, "<u2", "r", offset=SHARD_HEADER_BYTES)
 
 def find_shards(pattern: str) -> list[Path]:
@@ -360,11 +333,8 @@ def load_tokens(pattern: str, limit: int, vocab_size: int) -> np.ndarray:
     return tokens
 
 class TrainSequences:
-    """Training batches in an order that depends on the seed alone: a new shuffle of all sequences each epoch.
-
-    A sequence lies within one shard. Each epoch cuts the shards at another offset, so that later epochs see other
-    boundaries. The batch of a step is the same on any number of devices, and the step is all that a resumed run needs.
-    """
+    """Training batches in an order that depends on the seed and the step alone, on any number of devices: each epoch shuffles all
+    sequences anew. A sequence lies within one shard. Each epoch cuts the shards at another offset, to see other boundaries."""
     def __init__(self, s: Settings, world: int = 1):
         paths = find_shards(f"{s.DATA_PATH}/*_train_*.bin")
         self.shards = [open_shard(path) for path in paths]
@@ -440,10 +410,8 @@ class ByteTable:
         base = np.array([len(p.removeprefix("▁").replace("▁", " ").encode()) for p in pieces], np.int64)
         base[byte_piece] = 1
         base[boundary] = 0
-        def decode(documents: list[list[int]]) -> list[bytes]:
-            return [text.encode() for text in sp.decode(documents, num_threads=os.cpu_count() or 1)]
-
-        return cls(base, leading, boundary, byte_piece, decode)
+        threads = os.cpu_count() or 1
+        return cls(base, leading, boundary, byte_piece, lambda texts: [t.encode() for t in sp.decode(texts, num_threads=threads)])
     def target_bytes(self, previous: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Bytes of each target token, given the token before it: (n,), (n,) -> (n,) int64."""
         return self.base_bytes[target] + (self.leading_space[target] & ~self.boundary[previous])
@@ -455,12 +423,9 @@ def document_bounds(tokens: np.ndarray) -> np.ndarray:
 def audit_bytes(tokens: np.ndarray, table: ByteTable) -> int:
     """Check the byte table against the decoded text, document by document; return the bytes of all targets.
 
-    tokens: (n,), starting with BOS. The last document may be cut inside a character, so its last byte pieces are not
-    compared. Raises DataError naming the first document whose counts differ: a score would be wrong by that ratio.
-    """
-    bounds = document_bounds(tokens)
-    counted = np.concatenate([[0], table.target_bytes(tokens[:-1], tokens[1:])])
-    sums = np.concatenate([[0], np.cumsum(counted)])
+    tokens: (n,), starting with BOS. The last document may be cut inside a character, so its last byte pieces are not compared.
+    Raises DataError naming the first document whose counts differ: a score would be wrong by that ratio."""
+    bounds, sums = document_bounds(tokens), np.concatenate([[0, 0], np.cumsum(table.target_bytes(tokens[:-1], tokens[1:]))])
     for first in range(0, len(bounds) - 1, 4096):
         stretch = bounds[first : first + 4097]
         ids = [tokens[a + 1 : b].tolist() for a, b in zip(stretch[:-1], stretch[1:])]
@@ -473,10 +438,9 @@ def audit_bytes(tokens: np.ndarray, table: ByteTable) -> int:
         table_bytes = sums[stretch[1:]] - sums[stretch[:-1]]
         table_bytes[-1] -= dropped
         for i in np.flatnonzero(table_bytes != text_bytes):
-            raise DataError(
-                f"byte audit: document {first + i} (tokens {stretch[i]} to {stretch[i + 1]}) decodes to {text_bytes[i]} bytes of UTF-8, "
-                f"but the byte table counts {table_bytes[i]}, so val_bpb would be wrong. Check that TOKENIZER_PATH belongs to DATA_PATH"
-            )
+            which = f"document {first + i} (tokens {stretch[i]} to {stretch[i + 1]}) decodes to {text_bytes[i]} bytes of UTF-8"
+            wrong = f"the byte table counts {table_bytes[i]}, so val_bpb would be wrong"
+            raise DataError(f"byte audit: {which}, but {wrong}. Check that TOKENIZER_PATH belongs to DATA_PATH")
     return int(sums[-1])
 
 def bits_per_byte(nats: np.ndarray, target_bytes: np.ndarray) -> tuple[float, float]:
@@ -490,8 +454,8 @@ def sha256_of(data: np.ndarray | bytes) -> str:
 
 # Model ================================================================================================================
 # shared: begin roles
-ROLES = {"embed": "embed"}  # last part of a parameter's name -> role; a role decides optimizer, learning rate and bits
-ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down"], "matrix")
+ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name -> role; a role decides optimizer, learning rate and bits
+ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down", "bigram_up"], "matrix")
 ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips"], "vector")
 
 def role_of(name: str) -> str:
@@ -502,15 +466,13 @@ def role_of(name: str) -> str:
     return ROLES[last]
 
 def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Starting values, the same in both twins for a seed; the role vector keeps those in `weights`, the model's own.
-
-    Matrices that write into the residual stream start at zero, others normal with standard deviation 1 / sqrt(inputs).
-    """
+    """Starting values, the same in both twins for a seed; the role vector keeps those in `weights`, the model's own. Tables and
+    matrices that write into the residual stream start at zero, others normal with standard deviation 1 / sqrt(inputs)."""
     rng, start = np.random.default_rng([s.SEED, 2**32 - 1]), {}
     for name, value in sorted(weights.items()):
         if role_of(name) == "vector":
             start[name] = value
-        elif name.endswith((".out", ".down")):
+        elif name.endswith((".out", ".down")) or role_of(name) == "table":
             start[name] = np.zeros(value.shape, np.float32)
         else:
             std = s.EMBED_INIT_STD if role_of(name) == "embed" else value.shape[1] ** -0.5
@@ -526,9 +488,13 @@ def norm(x: mx.array) -> mx.array:
 cpu_product = mx.custom_function(lambda a, b: a @ mx.contiguous(b))
 cpu_product.vjp(lambda ab, g, _: (g @ mx.contiguous(ab[1].swapaxes(-2, -1)), ab[0].swapaxes(-2, -1) @ g))
 
-def linear(x: mx.array, weight: mx.array) -> mx.array:
-    """Weights live in float32 and are cast to the type of the activations at use."""
-    w = weight.astype(x.dtype).T
+WATCH: list[Callable[[mx.array, mx.array], None]] = []  # told the input of every matrix: second_moments puts itself here
+
+def linear(x: mx.array, *weights: mx.array) -> mx.array:
+    """x times each of some matrices, side by side. Weights live in float32 and are cast to the type of the activations at use."""
+    for watch in WATCH:
+        for weight in weights: watch(x, weight)
+    w = (mx.concatenate(weights) if len(weights) > 1 else weights[0]).astype(x.dtype).T
     return x @ w if mx.default_device().type == mx.gpu else cpu_product(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], -1)
 
 def rotary_table(length: int, head_dim: int, base: float) -> tuple[mx.array, mx.array]:
@@ -542,11 +508,32 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
     return mx.concatenate((a * cos - b * sin, a * sin + b * cos), -1)
 
+def attend(q: mx.array, k: mx.array, v: mx.array, window: int) -> mx.array:
+    """Causal attention, (B, heads, T, head_dim); in a window, a position sees itself and the window - 1 before it. It goes through
+    the queries in blocks, to pass over the keys that none of a block sees; a GPU without a window has a single block."""
+    (B, _, T, width), done, gpu = q.shape, [], mx.default_device().type == mx.gpu
+    window, scale = window or T, width**-0.5
+    size = max(128, window) if gpu else 128
+    for first in range(0, T, size):
+        begin, end = max(0, first - window + 1), min(first + size, T)
+        block, keys, values = q[:, :, first:end], k[:, :, begin:end], v[:, :, begin:end]
+        age = mx.arange(first, end)[:, None] - mx.arange(begin, end)
+        band = (age >= 0) & (age < window)
+        if gpu:
+            mask = "causal" if end <= window else band
+            done.append(mx.fast.scaled_dot_product_attention(block, keys, values, scale=scale, mask=mask))
+            continue
+        scores = cpu_product((scale * block).reshape(B, k.shape[1], -1, width), keys.swapaxes(2, 3))
+        mask = mx.where(band, 0.0, -mx.inf).astype(q.dtype)
+        shares = mx.softmax(scores.reshape(B, -1, *band.shape) + mask, -1).reshape(scores.shape)
+        done.append(cpu_product(shares, values).reshape(block.shape))
+    return mx.concatenate(done, 2)
+
 class Attention(nn.Module):
     """Causal attention with grouped key/value heads, normed queries and keys, and a learned gain per query head."""
     def __init__(self, s: Settings):
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = s.NUM_HEADS, s.NUM_KV_HEADS, s.MODEL_DIM // s.NUM_HEADS
+        self.heads, self.kv_heads, self.head_dim, self.window = s.NUM_HEADS, s.NUM_KV_HEADS, s.MODEL_DIM // s.NUM_HEADS, s.ATTN_WINDOW
         kv_dim = self.kv_heads * self.head_dim
         self.q = mx.zeros((s.MODEL_DIM, s.MODEL_DIM))
         self.k = mx.zeros((kv_dim, s.MODEL_DIM))
@@ -555,34 +542,22 @@ class Attention(nn.Module):
         self.q_gain = mx.full((s.NUM_HEADS,), s.QK_GAIN_INIT)
     def __call__(self, x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
         B, T, D = x.shape
-        q = linear(x, self.q).reshape(B, T, self.heads, self.head_dim).swapaxes(1, 2)  # (B, H, T, head_dim)
-        k = linear(x, self.k).reshape(B, T, self.kv_heads, self.head_dim).swapaxes(1, 2)
-        v = linear(x, self.v).reshape(B, T, self.kv_heads, self.head_dim).swapaxes(1, 2)
+        heads = linear(x, self.q, self.k, self.v).reshape(B, T, -1, self.head_dim).swapaxes(1, 2)  # one product, not three
+        q, k, v = mx.split(heads, [self.heads, self.heads + self.kv_heads], 1)  # (B, H, T, head_dim)
         q = rotate(norm(q) * self.q_gain.astype(x.dtype)[:, None, None], cos, sin)
         k = rotate(norm(k), cos, sin)
-        return linear(self.attend(q, k, v).swapaxes(1, 2).reshape(B, T, D), self.out)
-    def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        """(B, heads, T, head_dim). A CPU goes through the queries in blocks, to pass over the keys that none of a block sees."""
-        if mx.default_device().type == mx.gpu:
-            return mx.fast.scaled_dot_product_attention(q, k, v, scale=self.head_dim**-0.5, mask="causal")
-        B, _, T, width = q.shape
-        q, done = (self.head_dim**-0.5 * q).reshape(B, self.kv_heads, -1, T, width), []
-        for first in range(0, T, 128):
-            block, end = q[:, :, :, first : first + 128], min(first + 128, T)
-            scores = cpu_product(block.reshape(B, self.kv_heads, -1, width), k[:, :, :end].swapaxes(2, 3))
-            mask = mx.where(mx.arange(first, end)[:, None] < mx.arange(end), -mx.inf, 0.0).astype(q.dtype)
-            shares = mx.softmax(scores.reshape(*block.shape[:-1], end) + mask, -1).reshape(scores.shape)
-            done.append(cpu_product(shares, v[:, :, :end]).reshape(block.shape))
-        return mx.concatenate(done, 3).reshape(B, self.heads, T, width)
+        return linear(attend(q, k, v, self.window).swapaxes(1, 2).reshape(B, T, D), self.out)
 
 class MLP(nn.Module):
-    """Two matrices with a squared ReLU between them (Primer, arXiv:2109.08668)."""
+    """Two matrices with a squared, perhaps leaky, ReLU between them (Primer, arXiv:2109.08668)."""
     def __init__(self, s: Settings):
         super().__init__()
         self.up = mx.zeros((s.MLP_MULT * s.MODEL_DIM, s.MODEL_DIM))
         self.down = mx.zeros((s.MODEL_DIM, s.MLP_MULT * s.MODEL_DIM))
+        self.leak = s.MLP_LEAK
     def __call__(self, x: mx.array) -> mx.array:
-        return linear(mx.maximum(linear(x, self.up), 0).square(), self.down)
+        h = linear(x, self.up)
+        return linear(mx.maximum(h, self.leak * h if self.leak else 0).square(), self.down)
 
 class Block(nn.Module):
     """Mixes the stream with the embedding (`mix`), then adds attention and MLP, each with a scale per channel."""
@@ -605,6 +580,9 @@ class GPT(nn.Module):
         self.softcap, self.dtype = s.LOGIT_SOFTCAP, runtime.dtype
         self.embed = mx.zeros((s.VOCAB_SIZE, s.MODEL_DIM))
         self.blocks = [Block(s) for _ in range(s.NUM_LAYERS)]
+        if s.BIGRAM_ROWS:
+            self.bigram = mx.zeros((s.BIGRAM_ROWS, s.BIGRAM_DIM))
+            self.bigram_up = mx.zeros((s.MODEL_DIM, s.BIGRAM_DIM))
         self.skips = mx.ones((s.NUM_LAYERS // 2, s.MODEL_DIM))
         length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)), 2)
         self._rotary = rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE)  # MLX counts no `_name` as a parameter
@@ -612,15 +590,19 @@ class GPT(nn.Module):
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
         T = tokens.shape[1]
         cos, sin, skips = self._rotary[0][:T], self._rotary[1][:T], self.skips.astype(self.dtype)
-        x = x0 = norm(self.embed[tokens].astype(self.dtype))
+        x = self.embed[tokens].astype(self.dtype)
+        if "bigram" in self:
+            ids = tokens.astype(mx.uint32)  # holds the products of all ids below 65,536
+            pair = (mx.pad(ids, ((0, 0), (1, 0)))[:, :-1] * 36313 ^ ids * 27191) % len(self.bigram)
+            x = norm(x) + linear(self.bigram[pair].astype(self.dtype), self.bigram_up)
+        x = x0 = norm(x)
         saved: list[mx.array] = []
         for i, block in enumerate(self.blocks):
             if i < len(skips):
                 x = block(x, x0, cos, sin)
                 saved.append(x)
             else:
-                if saved:
-                    x = x + skips[len(saved) - 1] * saved.pop()
+                if saved: x = x + skips[len(saved) - 1] * saved.pop()
                 x = block(x, x0, cos, sin)
         return norm(x)
     def logits(self, tokens: mx.array, last: int) -> mx.array:
@@ -640,6 +622,21 @@ class GPT(nn.Module):
             raise UserError(f"the weights do not fit the model these settings build; they differ in {names}")
         self.update(tree_unflatten([(name, mx.array(weights[name])) for name in mine]))
 
+def second_moments(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """For round_to_grid, the sum of x x^T over the inputs x of each matrix on batches (B, T + 1), by name: (inputs, inputs) float32."""
+    names, sums = {id(p): name for name, p in tree_flatten(model.parameters())}, {}
+    def watch(x: mx.array, weight: mx.array) -> None:
+        flat, name = x.reshape(-1, x.shape[-1]).astype(mx.float32), names[id(weight)]
+        sums[name] = sums.get(name, 0) + flat.T @ flat
+    WATCH.append(watch)
+    for batch in batches:
+        rows = max(1, SAFE_MICROBATCH_TOKENS // batch.shape[1])
+        for first in range(0, len(batch), rows):
+            model.logits(mx.array(batch[first : first + rows, :-1]), batch.shape[1] - 1)
+            mx.eval(sums)
+    WATCH.clear()
+    return {name: np.array(total) for name, total in sums.items()}
+
 # Optimizer ============================================================================================================
 def orthogonalize(g: mx.array, steps: int) -> mx.array:
     """Quintic Newton-Schulz iteration towards U V^T of each matrix of a stack (n, r, c) (Jordan et al., Muon, 2024). MLX: nan in bf16."""
@@ -658,10 +655,9 @@ class Optimizer:
     def __init__(self, model: GPT, s: Settings, runtime: Runtime):
         self.s, self.model, self.stacks = s, model, {}
         params = dict(tree_flatten(model.parameters()))
-        self.lr = {n: s.EMBED_LR if role_of(n) == "embed" else s.VECTOR_LR for n in params if role_of(n) != "matrix"}
+        self.lr = {n: s.VECTOR_LR if role_of(n) == "vector" else s.EMBED_LR for n in params if role_of(n) != "matrix"}
         for name, p in params.items():
-            if role_of(name) == "matrix":
-                self.stacks.setdefault(p.shape, []).append(name)
+            if role_of(name) == "matrix": self.stacks.setdefault(p.shape, []).append(name)
         # The live state by name, which a compiled step reads and replaces: what a checkpoint holds beside the weights.
         self.state = {f"momentum/{r}x{c}": mx.zeros((len(names), r, c)) for (r, c), names in self.stacks.items()}
         self.state |= {f"{which}/{n}": mx.zeros(params[n].shape) for n in self.lr for which in ("first", "second")}
@@ -683,8 +679,7 @@ class Optimizer:
             g, key = mx.stack([grads[n] for n in names]), f"momentum/{rows}x{columns}"
             m = state[key] = state[key] + (1 - mu) * (g - state[key])
             update = orthogonalize(g + mu * (m - g), s.MUON_NS_STEPS) * (lr * max(1.0, rows / columns) ** 0.5)
-            for i, name in enumerate(names):
-                params[name] = params[name] * (1 - lr * s.MUON_WEIGHT_DECAY) - update[i]
+            for i, name in enumerate(names): params[name] = params[name] * (1 - lr * s.MUON_WEIGHT_DECAY) - update[i]
         b1, b2 = s.ADAM_BETA1, s.ADAM_BETA2
         for name, base_lr in self.lr.items():
             g, first, second = grads[name], f"first/{name}", f"second/{name}"
@@ -716,11 +711,10 @@ def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: f
 # Scoring windows ======================================================================================================
 # shared: begin windows
 def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Sliding windows (start, end, first_scored) over a stream of n_targets + 1 tokens.
+    """Sliding windows (start, end, first_scored) over a stream of n_targets + 1 tokens, that score every position once.
 
     A window reads tokens[start:end] and scores positions first_scored … end - 1, the target of position i being tokens[i + 1].
-    Every position is scored once. All windows are equally long: the last one moves back to end with the stream, so none is padded.
-    """
+    All are equally long: the last one moves back to end with the stream, so none is padded."""
     length = min(seq_len, n_targets)
     yield 0, length, 0
     for scored in range(length, n_targets, stride):
@@ -731,8 +725,7 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
     """Windows grouped by how many targets they score: (starts, length, scored at the end of each). Enough for `limit` targets."""
     groups: list[tuple[list[int], int, int]] = []
     for start, end, first in score_windows(n_targets, seq_len, stride):
-        if first >= limit:
-            break
+        if first >= limit: break
         if groups and groups[-1][2] == end - first and len(groups[-1][0]) < max_windows:
             groups[-1][0].append(start)
         else:
@@ -741,21 +734,31 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
 # shared: end windows
 
 def score(
-    model: GPT, tokens: np.ndarray, s: Settings, runtime: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int | None = None
+    model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0, ttt: float = 0
 ) -> np.ndarray:
-    """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`."""
+    """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`. With `ttt`, the model takes
+    a step at that share of the learning rates on each window after its scores are booked, and gets its weights back at the end."""
     n = len(tokens) - 1
-    batches = window_batches(n, seq_len, stride, max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
+    batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
     nats = np.full(n, np.nan, np.float32)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
-    compiled = mx.compile(lambda x, y: model.nats(x, y, stride), inputs=model.state) if runtime.gpu and runtime.compile else None
+    learner, weights = (Optimizer(model, s, r), model.weights()) if ttt else (None, {})
+    def mean_and_nats(x: mx.array, y: mx.array, last: int) -> tuple[mx.array, mx.array]:
+        values = model.nats(x, y, last)
+        return values.mean(), values
+    compiled = mx.compile(lambda x, y: model.nats(x, y, stride), inputs=model.state) if r.gpu and r.compile and not ttt else None
     with log.progress(label, sum(len(starts) * last for starts, _, last in batches), "tokens") as bar:
-        for starts, length, last in batches:
+        for i, (starts, length, last) in enumerate(batches):
             rows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int32)
             x, y = mx.array(rows[:, :-1]), mx.array(rows[:, 1:])
-            values = compiled(x, y) if compiled and (len(starts), last) == usual else model.nats(x, y, last)
+            if learner: (_, values), grads = nn.value_and_grad(model, mean_and_nats)(x, y, last)
+            else: values = compiled(x, y) if compiled and (len(starts), last) == usual else model.nats(x, y, last)
             nats[starts[:, None] + np.arange(length - last, length)] = np.array(values).reshape(-1, last)
+            if learner:
+                learner.step(dict(tree_flatten(grads)), learner.rates(s.MUON_MOMENTUM_WARMUP_STEPS + i, ttt))
+                mx.eval(model.state, learner.state)
             bar(values.size)
+    if learner: model.load_weights(weights)
     return nats
 
 # Artifact: encode and decode ==========================================================================================
@@ -785,10 +788,7 @@ def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 def grid_step(w: np.ndarray, step: float) -> np.float32:
     """The step of a matrix under QUANT=step, of which weights become whole multiples: float16(step * sqrt(mean(w^2))), at least 6.2e-5.
-
-    `step` is STEP_MATRIX or STEP_EMBED, times the factor of TARGET_BYTES. To train for this very grid, let the forward pass
-    use grid_step * round(w / grid_step), and let the gradient pass as if nothing were rounded.
-    """
+    `step` is STEP_MATRIX or STEP_EMBED, times the factor of TARGET_BYTES."""
     rms = math.sqrt(np.square(w, dtype=np.float64).sum() / max(1, w.size))
     return np.float32(np.float16(min(max(6.2e-5, step * rms), 65_000.0)))
 
@@ -806,7 +806,7 @@ def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, d
 def bits_of(s: Settings, name: str) -> int:
     """Bits of a tensor's weights: 16 for float16, 0 for whole multiples of one step."""
     clip = s.QUANT == "clip"
-    return {"matrix": clip * s.BITS_MATRIX, "embed": clip * s.BITS_EMBED, "vector": 16}[role_of(name)]
+    return {"matrix": clip * s.BITS_MATRIX, "table": clip * s.BITS_MATRIX, "embed": clip * s.BITS_EMBED, "vector": 16}[role_of(name)]
 
 def sections(tensors: list) -> list[tuple[str, int, int]]:
     """(type, rows, columns) of each matrix in the payload: a tensor's float16 values as pairs of bytes, then its symbols."""
@@ -869,14 +869,12 @@ def rans_decode(data: bytes, parts: list) -> bytes:
         short = np.flatnonzero(x < RANS_LOW)
         x[short] = x[short] << 16 | words[used : used + len(short)]
         used += len(short)
-    if (state != RANS_LOW).any() or used != len(words):
-        raise ValueError("its lanes do not end where the coder began")
+    if (state != RANS_LOW).any() or used != len(words): raise ValueError("its lanes do not end where the coder began")
     values = np.split(entries % frequency.shape[1] + side[:4].view("<i4"), np.cumsum([rows * columns for _, rows, columns in parts])[:-1])
     return b"".join(x.astype(kind).tobytes() for x, (kind, _, _) in zip(values, parts))
 
 def compress(raw: bytes, codec: str, parts: list | None = None) -> bytes:
-    if codec == "rans":
-        return rans_encode(raw, parts)
+    if codec == "rans": return rans_encode(raw, parts)
     return zlib.compress(raw, 9) if codec == "zlib" else zstandard.ZstdCompressor(level=22).compress(raw)
 
 def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
@@ -910,8 +908,7 @@ def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndar
     """The float32 weights that pack_tensor's bytes stand for."""
     (_, halves, _), *symbols = sections([(None, shape, bits)])
     scales = np.frombuffer(raw[: 2 * halves], "<f2").astype(np.float32)
-    if bits == 16:
-        return scales.reshape(shape)
+    if bits == 16: return scales.reshape(shape)
     return scales[:, None] * np.frombuffer(raw[2 * halves :], symbols[0][0]).reshape(shape)
 
 def packed_bytes(shape: tuple[int, ...], bits: int) -> int:
@@ -919,16 +916,15 @@ def packed_bytes(shape: tuple[int, ...], bits: int) -> int:
 
 def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict | None = None, factor: float = 1.0) -> bytes:
     """Quantize and pack weights, with the settings that rebuild the model. Raises UserError on weights that are not finite.
-
     For QUANT=step: hessians for round_to_grid, by the names of weights, and a factor for both steps."""
     hessians = hessians or {}
     for name, w in weights.items():
         if not np.isfinite(w).all() or np.abs(w).max(initial=0) > 65_000 or not np.isfinite(hessians.get(name, 0)).all():
             raise UserError(f"cannot export {name}: it holds nan, inf or values beyond float16; lower the learning rates")
     tensors = [[name, list(w.shape), bits_of(s, name)] for name, w in sorted(weights.items(), key=lambda x: (bits_of(s, x[0]), x[0]))]
-    step = {"embed": s.STEP_EMBED * factor, "matrix": s.STEP_MATRIX * factor, "vector": s.QUANT == "step"}
+    step = dict.fromkeys(("matrix", "table"), s.STEP_MATRIX * factor) | {"embed": s.STEP_EMBED * factor, "vector": s.QUANT == "step"}
     raw = b"".join(pack_tensor(weights[n], bits, step[role_of(n)], hessians.get(n), s.GPTQ_DAMP) for n, _, bits in tensors)
-    header = {"model": {key: getattr(s, key) for key in MODEL_KEYS}, "tensors": tensors}
+    header = {"model": {key: getattr(s, key) for key in MODEL_KEYS + LATER_KEYS}, "tensors": tensors}
     header_bytes = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     payload = compress(raw, s.CODEC, sections(tensors))
     rest = len(header_bytes), len(payload), len(raw), zlib.crc32(raw)
@@ -951,7 +947,8 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         header = json.loads(stream.decompress(body[:header_size], MAX_HEADER_BYTES))
         model = dict(header["model"])
         tensors = [(str(name), tuple(int(n) for n in shape), int(bits)) for name, shape, bits in header["tensors"]]
-        if not stream.eof or set(model) != set(MODEL_KEYS) or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
+        known = set(MODEL_KEYS) <= set(model) <= set(MODEL_KEYS + LATER_KEYS)
+        if not stream.eof or not known or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
             raise ValueError("it is cut, has other keys than this version writes, or names a tensor twice")
         for name, shape, bits in tensors:
             known = bits == 16 or (len(shape) == 2 and (2 <= bits <= 8 or (bits == 0 and version == 2)))
@@ -960,11 +957,9 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as e:
         raise ArtifactError(f"the header of the artifact is damaged: {e}") from None
     sizes = [packed_bytes(shape, bits) for _, shape, bits in tensors]
-    if sum(sizes) != raw_size:
-        raise ArtifactError(f"the tensors take {sum(sizes)} bytes, but the prefix announces {raw_size}")
+    if sum(sizes) != raw_size: raise ArtifactError(f"the tensors take {sum(sizes)} bytes, but the prefix announces {raw_size}")
     raw = decompress(bytes(body[header_size:]), CODECS[codec], raw_size, sections(tensors))
-    if zlib.crc32(raw) != crc:
-        raise ArtifactError("the checksum of the weights is wrong; the file is damaged")
+    if zlib.crc32(raw) != crc: raise ArtifactError("the checksum of the weights is wrong; the file is damaged")
     pieces = np.split(np.frombuffer(raw, np.uint8), np.cumsum(sizes)[:-1])
     return model, {name: unpack_tensor(piece, shape, bits) for (name, shape, bits), piece in zip(tensors, pieces)}
 
@@ -975,18 +970,17 @@ def fit_artifact(weights: dict[str, np.ndarray], s: Settings, code_bytes: int, h
     for _ in range(16):
         found = 2.0**x, encode_artifact(weights, s, hessians, 2.0**x)
         over = len(found[1]) - target
-        if not s.TARGET_BYTES or -0.002 * target <= over <= 0 or x == (3 if over > 0 else -3):
-            return found
+        if not s.TARGET_BYTES or -0.002 * target <= over <= 0 or x == (3 if over > 0 else -3): return found
         low, high, best = (x, high, best) if over > 0 else (low, x, found)
         guess = x + (over + 0.001 * target) / a_bit_each  # twice the step takes nearly a bit off each weight
         x = min(max(guess if low < guess < high else (low + high) / 2, -3.0), 3.0)
     return best or found
 
-def forecast_bytes(weights: dict[str, np.ndarray], s: Settings, code_bytes: int = 0) -> int:
+def forecast_bytes(weights: dict[str, np.ndarray], s: Settings, code_bytes: int = 0, hessians: dict | None = None) -> int:
     """Artifact bytes to expect after training. Trained rows are near normal, so tensors that start at zero are filled that way."""
     rng = np.random.default_rng(0)
     filled = {n: w if w.any() else rng.standard_normal(w.shape).astype(np.float32) for n, w in weights.items()}
-    return len(fit_artifact(filled, s, code_bytes)[1])
+    return len(fit_artifact(filled, s, code_bytes, hessians)[1])
 # shared: end artifact
 
 # Logging and the run folder ===========================================================================================
@@ -1001,8 +995,7 @@ def atomic_write(path: Path, write: Callable) -> None:
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        with contextlib.suppress(OSError): part.unlink()
         why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else e.strerror or str(e)
         raise UserError(f"could not write {path}: {why}. Nothing half-written was left; free space or name another RUNS_DIR") from None
 
@@ -1024,8 +1017,7 @@ class Clock:
             self.current = outer
     def book(self) -> None:
         now = time.perf_counter()
-        if self.current:
-            self.seconds[self.current] = self.seconds.get(self.current, 0.0) + now - self.mark
+        if self.current: self.seconds[self.current] = self.seconds.get(self.current, 0.0) + now - self.mark
         self.mark = now
     def read(self, name: str) -> float:
         return self.seconds.get(name, 0.0) + (time.perf_counter() - self.mark if name == self.current else 0.0)
@@ -1037,11 +1029,10 @@ class Log:
     def __init__(self, enabled: bool = True):
         self.enabled, self.file, self.kept = enabled, None, []
     def __call__(self, line: str) -> None:
-        if not self.enabled:
-            return
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
-        self.keep(line)
+        if self.enabled:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+            self.keep(line)
     def keep(self, line: str) -> None:
         """To the file alone. A log that cannot be written any more is given up with one line; the run goes on."""
         try:
@@ -1063,7 +1054,6 @@ class Log:
         live = self.enabled and sys.stderr.isatty()
         start, done, said = time.perf_counter(), 0.0, time.perf_counter()
         with tqdm(total=total, desc=label, unit=unit, disable=not live, leave=False, dynamic_ncols=True, unit_scale=True) as line:
-
             def bar(more: float, note: str = "") -> None:
                 nonlocal done, said
                 done += more
@@ -1073,7 +1063,6 @@ class Log:
                 if not live and label != "train" and now - said > 20 and done:
                     said = now
                     self(f"{label} progress:{done / total:.1%} left_s:{(now - start) * (total / done - 1):.0f}")
-
             yield bar
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
@@ -1083,8 +1072,7 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
 def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """What save_arrays wrote. Raises UserError."""
     try:
-        with np.load(path, allow_pickle=False) as z:
-            arrays = {name: z[name] for name in z.files}
+        with np.load(path, allow_pickle=False) as z: arrays = {name: z[name] for name in z.files}
         return arrays, json.loads(str(arrays.pop("meta")))
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as e:
         raise UserError(f"cannot read {path}: {e}; without it the run cannot go on from there") from None
@@ -1116,13 +1104,11 @@ class Interrupt:
     """The first SIGINT or SIGTERM sets `signal`, or raises Interrupted once `raises` is set; the second one kills."""
     def __init__(self):
         self.signal, self.raises = 0, False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, self._handle)
     def _handle(self, number: int, frame: object) -> None:
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
-        if self.raises:
-            raise Interrupted
+        if self.raises: raise Interrupted
 
 def kv(**pairs: object) -> str:
     """The one format of log lines, `key:value key:value`: exact scores with 8 decimals, other fractions with 6 digits."""
@@ -1223,16 +1209,13 @@ class Stepper:
         high, low = (int(x) for x in state["rng"])
         mx.random.seed(high << 32 | low)  # the two words of a seed are the state it sets
         self.model.load_weights({n.removeprefix("weights/"): w for n, w in state.items() if n.startswith("weights/")})
-        for name in self.optimizer.state:
-            self.optimizer.state[name] = mx.array(state[name])
+        for name in self.optimizer.state: self.optimizer.state[name] = mx.array(state[name])
     def warm_up(self, batch: np.ndarray, log: Log) -> None:
         """Compile by running two steps on a batch, then put everything back. Without a compiler that works, go on without."""
-        if not self.runtime.compile:
-            return
+        if not self.runtime.compile: return
         saved = self.state()
         try:
-            for _ in range(2):
-                self.finish(self.launch(0, self.prepare(batch), 1.0))
+            for _ in range(2): self.finish(self.launch(0, self.prepare(batch), 1.0))
         except Exception as e:  # a real bug shows again in the uncompiled run
             log(f"note: mx.compile failed, running without it: {type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}")
             self.runtime.compile = False
@@ -1250,10 +1233,8 @@ class Run:
         self.source, self.runtime = Path(__file__).resolve(), resolve_device(s)
         self.runtime.start()
         log.enabled = self.runtime.rank == 0
-        for line in s.warnings + self.runtime.notes:
-            log(f"note: {line}")
-        with self.clock.span("setup"):
-            self.data = load_data(s, log, with_train=not args.eval_only)
+        for line in s.warnings + self.runtime.notes: log(f"note: {line}")
+        with self.clock.span("setup"): self.data = load_data(s, log, with_train=not args.eval_only)
     def build(self) -> GPT:
         model = GPT(self.s, self.runtime)
         model.load_weights(initial_weights(self.s, model.weights()))
@@ -1261,27 +1242,26 @@ class Run:
     def open_folder(self, resume: bool) -> None:
         """Make the run folder, or check the one to go on with; begin the log with everything the run depends on."""
         s, r = self.s, self.runtime
-        if resume:
-            check_resumable(self.folder, self.source)
+        if resume: check_resumable(self.folder, self.source)
         self.folder = self.folder or Path(r.from_first(str(create_run_folder(s, self.source)) if r.rank == 0 else ""))
         self.log.open(self.folder / "train.log")
-        for name, value in s.values.items():
-            self.log.keep(f"setting {name}={value} from:{s.sources[name]}")
+        for name, value in s.values.items(): self.log.keep(f"setting {name}={value} from:{s.sources[name]}")
         lane = "record" if r.cuda and r.world == 1 and 0 < s.MAX_WALLCLOCK_SECONDS <= 1800 else "open hardware"  # docs/track_spec.md
         self.about = {"run_id": s.RUN_ID, "seed": s.SEED, "lane": lane, "devices": r.world} | r.about()
         self.about |= {"python": platform.python_version(), "numpy": np.__version__, "code_sha256": sha256_of(self.source.read_bytes())}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # how fast scripts/doctor.py found this device to be
             known = json.loads((Path(s.RUNS_DIR) / "calibration.json").read_text(encoding="utf-8"))
             self.about["calibration_tokens_per_s"] = float(known[self.about["device"]]["tokens_per_s"])
-        for name, value in self.about.items():
-            self.log(kv(**{name: value}))
+        for name, value in self.about.items(): self.log(kv(**{name: value}))
+    def calibrate(self, model: GPT) -> dict[str, np.ndarray]:
+        """What guides the rounding: second_moments on the first CALIBRATION_TOKENS of the training data."""
+        return second_moments(model, map(TrainSequences(self.s).batch, range(-(-self.s.CALIBRATION_TOKENS // self.s.TRAIN_BATCH_TOKENS))))
     def forecast(self, model: GPT) -> tuple[float, int]:
         """Say how large the artifact will be; return the seconds to keep free for the export, and the bytes in all."""
-        weights, begin = model.weights(), time.perf_counter()
-        sizes = {"code_bytes": self.source.stat().st_size}
-        sizes["model_bytes"] = forecast_bytes(weights, self.s, sizes["code_bytes"])
+        weights, begin, sizes = model.weights(), time.perf_counter(), {"code_bytes": self.source.stat().st_size}
+        sizes["model_bytes"] = forecast_bytes(weights, self.s, sizes["code_bytes"], self.calibrate(model))
         sizes["total_bytes"] = sum(sizes.values())
-        parameters = {role: sum(w.size for n, w in weights.items() if role_of(n) == role) for role in ("matrix", "embed", "vector")}
+        parameters = {role: sum(w.size for n, w in weights.items() if role_of(n) == role) for role in dict.fromkeys(ROLES.values())}
         self.log("model " + kv(parameters=sum(parameters.values()), **parameters))
         self.log("forecast " + kv(**sizes, cap_bytes=self.s.CAP_BYTES))
         return 1.0 + 2.0 * (time.perf_counter() - begin) if self.s.MAX_WALLCLOCK_SECONDS else 0.0, sizes["total_bytes"]
@@ -1290,8 +1270,7 @@ class Run:
         s, r, log, clock = self.s, self.runtime, self.log, self.clock
         stepper, order, checkpoint = Stepper(s, r, model), TrainSequences(s, r.world), self.folder / "checkpoint.npz"
         meta = {"step": 0, "reserve_s": self.forecast(model)[0]}
-        with clock.span("warmup", r.synchronize):
-            stepper.warm_up(order.batch(0, r.rank, r.world), log)
+        with clock.span("warmup", r.synchronize): stepper.warm_up(order.batch(0, r.rank, r.world), log)
         if checkpoint.exists():
             state, meta = load_arrays(checkpoint)
             stepper.load_state(state)
@@ -1312,8 +1291,7 @@ class Run:
         def save() -> None:
             settle(0)
             clock.book()
-            if r.rank == 0:
-                save_arrays(checkpoint, stepper.state(), meta | {"step": step, "seconds": clock.seconds})
+            if r.rank == 0: save_arrays(checkpoint, stepper.state(), meta | {"step": step, "seconds": clock.seconds})
 
         prefetcher = Prefetcher(lambda step: stepper.prepare(order.batch(step, r.rank, r.world)), step)
         total, unit = (s.MAX_WALLCLOCK_SECONDS, "s") if s.MAX_WALLCLOCK_SECONDS else (s.ITERATIONS, "steps")
@@ -1327,8 +1305,7 @@ class Run:
                         save()
                         interrupt.signal = int(stop)
                         raise Interrupted
-                    if progress >= 1.0:
-                        break
+                    if progress >= 1.0: break
                     if s.CHECKPOINT_EVERY_SECONDS and seconds - saved_s >= s.CHECKPOINT_EVERY_SECONDS:
                         save()
                         saved_s = seconds
@@ -1369,7 +1346,7 @@ class Run:
         with self.clock.span("export"):
             weights = model.weights()
             if self.runtime.rank == 0:
-                factor, artifact = fit_artifact(weights, s, sizes["code_bytes"])
+                factor, artifact = fit_artifact(weights, s, sizes["code_bytes"], self.calibrate(model))
                 if s.TARGET_BYTES:
                     log("fitted " + kv(target_bytes=s.TARGET_BYTES, STEP_MATRIX=factor * s.STEP_MATRIX, STEP_EMBED=factor * s.STEP_EMBED))
                 atomic_write(path, lambda f: f.write(artifact))
@@ -1392,7 +1369,7 @@ class Run:
         except OSError as e:
             raise UserError(f"cannot read the artifact {path}: {e.strerror}") from None
         for name, value in settings.items():
-            if not (name.startswith("EVAL_") and self.s.sources[name] in ("environment", "command line")):
+            if not (name.startswith(("EVAL_", "TTT_")) and self.s.sources[name] in ("environment", "command line")):
                 self.s.set(name, str(value), "artifact")
         check_settings(self.s)
         if (pieces := len(self.data.table.base_bytes)) != self.s.VOCAB_SIZE:
@@ -1405,7 +1382,7 @@ class Run:
         s, r, log, data = self.s, self.runtime, self.log, self.data
         with self.clock.span("scoring", r.synchronize):
             model = self.load_artifact(path)
-            nats = score(model, data.val_tokens, s, r, log, "scoring", s.EVAL_SEQ_LEN, s.EVAL_STRIDE)
+            nats = score(model, data.val_tokens, s, r, log, "scoring", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         val_loss, val_bpb = bits_per_byte(nats, data.val_bytes)
         result = {"val_loss": val_loss, "val_bpb": val_bpb, "scored_tokens": len(nats), "scored_bytes": int(data.val_bytes.sum())}
         log("scored " + kv(**result, seq_len=s.EVAL_SEQ_LEN, stride=s.EVAL_STRIDE, scoring_s=self.clock.read("scoring")))
@@ -1414,21 +1391,20 @@ class Run:
             for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item):
                 tokens = load_tokens(pattern, s.VAL_TOKENS, s.VOCAB_SIZE)
                 audit_bytes(tokens, data.table)
-                values = score(model, tokens, s, r, log, name, s.EVAL_SEQ_LEN, s.EVAL_STRIDE)
+                values = score(model, tokens, s, r, log, name, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
                 more[name] = bits_per_byte(values, data.table.target_bytes(tokens[:-1], tokens[1:]))[1]
             for length in map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)):
-                values = score(model, data.val_tokens, s, r, log, f"context {length}", length, min(s.EVAL_STRIDE, length))
+                values = score(model, data.val_tokens, s, r, log, f"context {length}", length, min(s.EVAL_STRIDE, length), ttt=s.TTT_LR)
                 more[f"context_{length}"] = bits_per_byte(values, data.val_bytes)[1]
             if result["scored_bytes"] <= 8_000_000:  # a plain compressor on the same text, to hold a small model against
                 more["xz_9e"] = xz_bits_per_byte(data.val_tokens, data.table)
-        for name, bpb in more.items():
-            log("auxiliary " + kv(name=name, val_bpb=bpb))
+        for name, bpb in more.items(): log("auxiliary " + kv(name=name, val_bpb=bpb))
         return result, nats
     def export_gap(self, model: GPT, nats: np.ndarray) -> dict:
         """Score the weights from before the export on the first GAP_TOKENS targets, and compare."""
         s, r, tokens = self.s, self.runtime, self.data.val_tokens
         with self.clock.span("gap", r.synchronize):
-            before = score(model, tokens, s, r, self.log, "scoring before export", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, s.GAP_TOKENS)
+            before = score(model, tokens, s, r, self.log, "scoring before export", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, s.GAP_TOKENS, s.TTT_LR)
         n = int(np.isfinite(before).sum())
         pre, post = (bits_per_byte(x[:n], self.data.val_bytes[:n])[1] for x in (before, nats))
         gap = {"gap_tokens": n, "pre_export_val_bpb": pre, "post_export_val_bpb": post, "export_gap_bpb": post - pre}
@@ -1449,8 +1425,7 @@ class Run:
             else:
                 meta = self.train(model, interrupt)
             interrupt.raises = True
-            if interrupt.signal:
-                raise Interrupted
+            if interrupt.signal: raise Interrupted
             sizes = self.export(model)
             result, nats = self.score_artifact(self.folder / "artifact.bin")
             result |= self.export_gap(model, nats)
@@ -1477,24 +1452,23 @@ class Run:
         return 0
     def check(self) -> int:
         """Say what a run would do, from a few timed steps and windows; warn about what will go wrong. Returns the exit status."""
-        s, r, log = self.s, self.runtime, self.log
-        model = self.build()
+        s, r, log, model, steps = self.s, self.runtime, self.log, self.build(), 0
         reserve_s, forecast = self.forecast(model)
         stepper, order = Stepper(s, r, model), TrainSequences(s)
         stepper.warm_up(order.batch(0), log)
         stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0)), 1.0))
-        steps = 0
         with self.clock.span("steps", r.synchronize):
             while steps < 3 or (steps < 20 and self.clock.read("steps") < 10):
                 steps += 1
                 stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
-        tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN * s.EVAL_STRIDE]
+        windows = 8 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN
+        tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]
         with self.clock.span("windows", r.synchronize):
-            score(model, tokens, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE)
+            score(model, tokens, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         scoring_s = self.clock.read("windows") * len(self.data.val_tokens) / len(tokens)
-        by_clock = int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else s.ITERATIONS
-        total = min(by_clock, s.ITERATIONS) if s.ITERATIONS else by_clock
+        total = int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else s.ITERATIONS
+        total = min(total, s.ITERATIONS or total)
         log("check " + kv(step_s=per_step, tokens_per_s=round(s.TRAIN_BATCH_TOKENS / per_step), peak_memory_bytes=peak_bytes))
         log("check " + kv(steps=total, train_tokens=total * s.TRAIN_BATCH_TOKENS, epochs=order.epoch(total)))
         log("check " + kv(warmdown_begins_at_step=int(total * (1 - s.WARMDOWN_FRAC)), scoring_s=round(scoring_s)))
@@ -1506,8 +1480,7 @@ class Run:
             (s.EVAL_SEQ_LEN > s.TRAIN_SEQ_LEN and total < 3000, f"few steps for so long a context; try EVAL_SEQ_LEN={s.TRAIN_SEQ_LEN}"),
             (peak_bytes > 0.9 * all_bytes, "device memory is nearly full; set or lower MICROBATCH_TOKENS"),
         ):  # fmt: skip
-            if wrong:
-                log(f"warning: {advice}")
+            if wrong: log(f"warning: {advice}")
         return 0
 
 def main(argv: list[str] | None = None) -> int:
@@ -1515,8 +1488,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = command_line().parse_intermixed_args(argv)
         run = Run(args, load_settings(argv), Log())
-        if args.check:
-            return run.check()
+        if args.check: return run.check()
         return run.eval_only(Path(args.eval_only)) if args.eval_only else run.whole_loop(bool(args.resume))
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)

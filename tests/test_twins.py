@@ -120,6 +120,7 @@ class Pair:
 SHAPES = {
     "grouped heads, odd depth": ("NUM_LAYERS=5",),
     "one block": ("NUM_LAYERS=1", "NUM_KV_HEADS=4"),
+    "lanes": ("ATTN_WINDOW=7", "MLP_LEAK=0.5", "BIGRAM_ROWS=50", "BIGRAM_DIM=8"),
     "other head, softcap and width": ("NUM_LAYERS=2", "NUM_KV_HEADS=1", "MLP_MULT=3", "LOGIT_SOFTCAP=5", "ROPE_BASE=500"),
 }
 
@@ -164,10 +165,11 @@ def test_logits_loss_and_gradients(pair):
     "items",
     [
         (),
+        SHAPES["lanes"],
         ("MICROBATCH_TOKENS=32", "GRAD_CLIP_NORM=0.05"),
         ("MUON_NS_STEPS=3", "ADAM_BETA1=0.8", "MUON_WEIGHT_DECAY=0.5", "GRAD_CLIP_NORM=0", "MUON_MOMENTUM_WARMUP_STEPS=5"),
     ],
-    ids=["defaults", "microbatches, clipped", "other optimizer settings"],
+    ids=["defaults", "lanes", "microbatches, clipped", "other optimizer settings"],
 )
 def test_ten_optimizer_steps(both, items):
     pair = Pair(both, *items)
@@ -197,22 +199,59 @@ def test_state_goes_on_from_where_it_was_saved(both):
         np.testing.assert_array_equal(second.state()[name], value)
 
 
-@pytest.mark.parametrize("length", [1, 128, 300])
-def test_attention_in_blocks_is_that_of_mlx(both, length):
-    """The blocks are for a CPU; a GPU has MLX's own, and the other tests are shorter than one block."""
+@pytest.mark.parametrize("length,window", [(1, 0), (128, 0), (300, 0), (300, 40), (300, 128), (300, 200), (50, 60)])
+def test_attention_in_blocks_is_that_of_a_mask(both, length, window):
+    """A CPU goes through blocks of queries; the other tests are shorter than one block."""
     import mlx.core as mx
+    import torch
 
-    model = Pair(both, "NUM_KV_HEADS=2").models[1]  # 4 query heads, 8 wide
     rng = np.random.default_rng(4)
-    qkv = [mx.array(rng.normal(size=(2, heads, length, 8)).astype(np.float32)) for heads in (4, 2, 2)]
-    gradient = [mx.array(rng.normal(size=(2, 4, length, 8)).astype(np.float32))]
+    qkv = [rng.normal(size=(2, heads, length, 8)).astype(np.float32) for heads in (4, 2, 2)]
+    gradient = rng.normal(size=(2, 4, length, 8)).astype(np.float32)
+    age = np.arange(length)[:, None] - np.arange(length)
+    mask = mx.array((age >= 0) & (age < (window or length)))
 
-    def theirs(q, k, v):
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=8**-0.5, mask="causal")
+    def plain(q, k, v):
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=8**-0.5, mask=mask)
 
-    (mine, my_grads), (its, its_grads) = (mx.vjp(f, qkv, gradient) for f in (model.blocks[0].attn.attend, theirs))
-    for one, other in zip(mine + my_grads, its + its_grads):
+    def blocks(q, k, v):
+        return both[1].attend(q, k, v, window)
+
+    (mine, my_grads), (its, its_grads) = (mx.vjp(f, [mx.array(x) for x in qkv], [mx.array(gradient)]) for f in (blocks, plain))
+    tensors = [torch.from_numpy(x).requires_grad_() for x in qkv]
+    theirs = both[0].attend(*tensors, window)
+    theirs.backward(torch.from_numpy(gradient))
+    expected = [theirs.detach().numpy(), *(x.grad.numpy() for x in tensors)]
+    for one, other, third in zip(mine + my_grads, its + its_grads, expected):
         np.testing.assert_allclose(np.array(one), np.array(other), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(np.array(one), third, rtol=0, atol=1e-5)
+
+
+def test_second_moments(both):
+    pair = Pair(both, *SHAPES["lanes"])
+    batches = [pair.tokens() for _ in range(2)]
+    first, second = (t.second_moments(m, iter(batches)) for t, m in zip(both, pair.models))
+    matrices = {n for n in pair.start if both[0].role_of(n) == "matrix"}
+    assert first.keys() == second.keys() == matrices | {"embed"}
+    assert max(relative(second[n], first[n]) for n in first) < 1e-5
+    assert not both[0].WATCH and not both[1].WATCH
+
+
+def test_test_time_training(both):
+    """Four windows, of which three are scored by a model that the ones before have changed."""
+    log = both[0].Log(False)
+    pair = Pair(both, *SHAPES["lanes"], "EVAL_SEQ_LEN=24", "EVAL_STRIDE=16", "TTT_LR=0.5")
+    tokens = pair.rng.integers(0, 64, 73).astype(np.uint16)
+    scores = [
+        [t.score(m, tokens, s, r, log, "x", 24, 16, ttt=ttt) for t, m, s, r in zip(both, pair.models, pair.settings, pair.runtimes)]
+        for ttt in (0.5, 0.0)
+    ]
+    np.testing.assert_allclose(scores[0][1], scores[0][0], rtol=0, atol=1e-3)  # three steps of Muon carry rounding on
+    np.testing.assert_allclose(scores[1][1], scores[1][0], rtol=0, atol=1e-4)
+    assert np.abs(scores[0][0] - scores[1][0])[24:].max() > 0.1
+    for model in pair.models:
+        for name, w in model.weights().items():
+            np.testing.assert_array_equal(w, pair.start[name])
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 6), (2, 6, 8)])
@@ -272,9 +311,11 @@ def test_weights_that_do_not_fit_are_refused(both):
         pair.models[1].load_weights(pair.start | {"skips": np.zeros((7, 7), np.float32)})
 
 
-def test_exports_are_the_same_bytes(both):
-    pair = Pair(both)
-    first, second = (t.encode_artifact(m.weights(), s) for t, m, s in zip(both, pair.models, pair.settings))
+@pytest.mark.parametrize("items", [(), (*SHAPES["lanes"], "QUANT=step", "CODEC=rans", "CALIBRATION_TOKENS=128")])
+def test_exports_are_the_same_bytes(both, items):
+    pair = Pair(both, *items)
+    hessians = both[0].second_moments(pair.models[0], [pair.tokens()]) if items else None
+    first, second = (t.encode_artifact(m.weights(), s, hessians) for t, m, s in zip(both, pair.models, pair.settings))
     assert first == second
 
 
@@ -343,7 +384,13 @@ def test_same_log_files_and_results(both, runs):
     assert results[1]["peak_memory_bytes"] > 10**7
 
 
-def test_either_twin_scores_the_others_artifact(both, runs, call, tmp_path):
+LANES = dict(ATTN_WINDOW=16, MLP_LEAK=0.5, BIGRAM_ROWS=100, BIGRAM_DIM=8, QUANT="step", CODEC="rans", CALIBRATION_TOKENS=512)
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_either_twin_scores_the_others_artifact(both, runs, call, tmp_path, lanes):
+    if lanes:
+        runs = [(call.runs / f"lanes_{i}", call(t, RUN_ID=f"lanes_{i}", **LANES)[1]) for i, t in enumerate(both)]
     for (folder, log), other in zip(runs, reversed(both)):
         artifact = tmp_path / f"{folder.name}.bin"
         artifact.write_bytes((folder / "artifact.bin").read_bytes())
