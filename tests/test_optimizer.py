@@ -147,7 +147,7 @@ def test_every_parameter_is_in_exactly_one_optimizer_and_moves(model):
     give_gradients(model, 0)
     optimizer.step(0, 1.0)
     assert all((w != before[n]).any() for n, w in model.weights().items())
-    assert set(ROLES.values()) == {"matrix", "embed", "vector"}
+    assert set(ROLES.values()) == {"matrix", "table", "embed", "vector"}
 
 
 def test_an_unknown_parameter_raises(model):

@@ -148,6 +148,9 @@ class Plain:
         self.answer = self.compute if hasattr(self.model, "logits") else self.compute_from_hidden
         self.compiled = torch.compile(self.model.logits, dynamic=False) if self.runtime.compile and hasattr(self.model, "logits") else None
         self.module, self.softcap = module, s.LOGIT_SOFTCAP
+        if s.values.get("TTT_LR"):  # the steps of the trainer's own score()
+            self.windows, self.learned, self.s = 1, 0, s
+            self.learner, self.learn = module.Optimizer(self.model, s, self.runtime), self.learn_from
 
     def compute(self, tokens: object, last: int) -> object:
         usual = self.compiled is not None and tuple(tokens.shape) == (self.windows, self.seq_len) and last == self.stride
@@ -162,6 +165,13 @@ class Plain:
         with self.torch.inference_mode():
             ids = self.torch.from_numpy(tokens).to(self.runtime.device)
             return self.answer(ids, last).float().cpu().numpy()
+
+    def learn_from(self, tokens: object, targets: object) -> None:
+        """The optimizer step on a window whose scores are final."""
+        ids, targets = (self.torch.from_numpy(x).to(self.runtime.device) for x in (tokens, targets))
+        self.model.nats(ids, targets, targets.shape[1]).mean().backward()
+        self.learner.step(self.s.MUON_MOMENTUM_WARMUP_STEPS + self.learned, self.s.TTT_LR)
+        self.learned += 1
 
 
 def load(spec: dict) -> tuple[object, dict]:
