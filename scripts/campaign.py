@@ -278,7 +278,8 @@ def forecast(row: Row, plan: list[Planned]) -> tuple[int, int] | None:
         s = trainer.load_settings([*p.argv, "DEVICE=cpu"], {})
         model = trainer.GPT(s, trainer.resolve_device(s))
         weights = trainer.initial_weights(s, model.weights())
-        return row.trainer.stat().st_size + trainer.forecast_bytes(weights, s), s.CAP_BYTES
+        code_bytes = row.trainer.stat().st_size
+        return code_bytes + trainer.forecast_bytes(weights, s, code_bytes), s.CAP_BYTES
     except Exception as e:  # it is somebody's work in progress; the run itself will say more
         print(f"note: no forecast for {row.name}: {type(e).__name__}: {e}", file=sys.stderr)
         return None
