@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import re
 import struct
 import sys
 import tracemalloc
@@ -18,6 +19,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from train_gpt import (
+    LATER_KEYS,
+    MODEL_KEYS,
     ArtifactError,
     UserError,
     check_settings,
@@ -39,6 +42,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from golf import artifacts  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
+PAGE = (ROOT / "docs" / "artifact_format.md").read_text(encoding="utf-8")
 # sha256 over the decoded weights of each golden file: names in order, each followed by its float32 in little-endian order
 GOLDEN_SHA256 = {
     "zlib_bits_6_8.bin": "08f9ff3353fec106d5108b6fdd7bc46b55ad1d9151484303afe4a83b1fb77cf4",
@@ -217,7 +221,7 @@ def test_golden_files_decode_to_the_same_weights_for_ever(name):
 
 
 def test_example_on_the_page_is_the_golden_file():
-    page = (ROOT / "docs" / "artifact_format.md").read_text(encoding="utf-8").split("## An example by hand")[1]
+    page = PAGE.split("## An example by hand")[1]
     data = (GOLDEN / "zlib_bits_6_8.bin").read_bytes()
     *_, header_size, payload_size, raw_size, checksum = struct.unpack(PREFIX, data[:28])
     raw = zlib.decompress(data[28 + header_size :])
@@ -692,7 +696,16 @@ def test_model_keys_must_be_exactly_ours(model_block):
     less = {k: v for k, v in model_block.items() if k != "MODEL_DIM"}
     for model in (less, model_block | {"RUNS_DIR": "/"}):
         refused(forged({"model": model, "tensors": tensors}, bytes(4)), "header")
-    decode_artifact(forged({"model": model_block, "tensors": tensors}, bytes(4)))
+    first = {k: model_block[k] for k in MODEL_KEYS}  # as all files had it once; the other keys may be missing, one by one
+    for model in (model_block, first, first | {"TTT_LR": 0.5}):
+        assert decode_artifact(forged({"model": model, "tensors": tensors}, bytes(4)))[0] == model
+
+
+def test_the_page_names_every_key_of_the_header(model_block):
+    assert list(model_block) == MODEL_KEYS + LATER_KEYS
+    required, later = PAGE.split("- `model`:")[1].split("- `tensors`:")[0].split("Since then:")
+    assert re.findall(r"`([A-Z_0-9]+)`", required) == MODEL_KEYS
+    assert re.findall(r"`([A-Z_0-9]+)`", later) == LATER_KEYS
 
 
 @pytest.mark.parametrize("field,value", [(0, b"PGLB"), (1, 0), (1, 3), (2, 2), (2, 255), (3, 1)])

@@ -1,168 +1,397 @@
-"""Promise: attention windows, hashed pairs and test-time training keep the rules of scoring, and the bytes land where they are aimed."""
+"""Promise: windows of attention, hashed pairs, test-time training and calibration are what they are called, and none looks ahead."""
 
 import json
-from pathlib import Path
+import math
+import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TinyData, line_of, run_trainer, settings
-from folders import make_folder
-from referee import main as referee_main
+from conftest import LANES, TINY, TRAINER, SteppingTime, arrays, line_of, pairs, run_trainer, same_arrays, settings, write_shard
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 import train_gpt
-from train_gpt import GPT, Log, Optimizer, Runtime, attend, initial_weights, load_arrays, score, window_batches
+from train_gpt import GPT, LATER_KEYS, MODEL_KEYS, Log, Runtime, decode_artifact, score, window_batches
 
 CPU = Runtime(torch.device("cpu"), torch.float32, False, [])
-LANES = dict(ATTN_WINDOW=16, MLP_LEAK=0.5, BIGRAM_ROWS=100, BIGRAM_DIM=8, EVAL_SEQ_LEN=48, EVAL_STRIDE=32)
-STEP = dict(QUANT="step", CODEC="rans", CALIBRATION_TOKENS=512)
+PREFIX = "<4sBBHIIQI"  # docs/artifact_format.md
 
 
-def model_of(**changes) -> tuple[train_gpt.Settings, GPT]:
-    """A model of the tiny size whose every weight matters."""
-    s = settings(*(f"{k}={v}" for k, v in (TINY | LANES | changes).items()))
-    model, rng = GPT(s, CPU), np.random.default_rng(3)
-    start = initial_weights(s, model.weights())
-    model.load_weights({n: (w + rng.normal(0, 0.3 * w.shape[-1] ** -0.5, w.shape)).astype(np.float32) for n, w in start.items()})
-    return s, model
+def lane_settings(**changes):
+    return settings(*(f"{k}={v}" for k, v in (TINY | LANES | changes).items()))
 
 
-def some_tokens(n: int) -> np.ndarray:
-    return np.random.default_rng(8).integers(0, TINY["VOCAB_SIZE"], n).astype(np.uint16)
+def random_model(s, runtime=CPU):
+    """Random weights everywhere: at its start the model passes nothing through its blocks."""
+    model, generator = GPT(s, runtime), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * (0.3 if p.dim() > 1 else 1.0))
+    return model
 
 
-@pytest.mark.parametrize("dtype,close", [(torch.float32, 1e-6), (torch.bfloat16, 0.03)])
-@pytest.mark.parametrize("length,window", [(1, 4), (4, 4), (5, 4), (23, 4), (24, 4), (23, 0), (23, 100)])
-def test_attention_in_a_window_is_that_of_a_mask(length, window, dtype, close):
-    q, k, v = (torch.randn(2, heads, length, 8, generator=torch.Generator().manual_seed(heads)) for heads in (4, 2, 2))
-    age = torch.arange(length)[:, None] - torch.arange(length)
-    mask = (age >= 0) & (age < (window or length))
-    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
-    got = attend(q.to(dtype), k.to(dtype), v.to(dtype), window)
-    torch.testing.assert_close(got.float(), want, rtol=0, atol=close)
-
-
-def test_no_score_depends_on_a_later_token():
-    s, model = model_of(EVAL_SEQ_LEN=80)
-    tokens = torch.from_numpy(some_tokens(80).astype(np.int64))
-    with torch.inference_mode():
-        before = model.logits(tokens[None], 80)[0]
-        for position in (1, 15, 16, 17, 40, 79):
-            other = tokens.clone()
-            other[position] = (other[position] + 1) % s.VOCAB_SIZE
-            after = model.logits(other[None], 80)[0]
-            torch.testing.assert_close(after[:position], before[:position], rtol=0, atol=1e-5)
-            assert (after[position] - before[position]).abs().max() > 1e-3
-
-
-def test_rows_with_a_window_score_like_the_whole_stream_at_once():
-    """One layer sees one window back, which is what each row has in front of what it scores."""
-    s, model = model_of(NUM_LAYERS=1)
-    tokens = some_tokens(300)
-    whole = GPT(settings(*(f"{k}={v}" for k, v in (TINY | LANES | {"NUM_LAYERS": 1, "EVAL_SEQ_LEN": 299}).items())), CPU)
-    whole.load_weights(model.weights())
-    ids = torch.from_numpy(tokens.astype(np.int64))[None]
-    with torch.inference_mode():
-        want = whole.nats(ids[:, :-1], ids[:, 1:], 299).numpy()
-    got = score(model, tokens, s, CPU, Log(False), "x", 48, 32)
-    # The pair of a row's first token lacks its left half, and reaches the first scored position only as the farthest key.
-    np.testing.assert_allclose(got, want, rtol=0, atol=2e-2)
-    assert np.abs(got - want).max(initial=0, where=np.arange(299) < 48) < 1e-5
-    assert np.median(np.abs(got - want)) < 1e-6
-
-
-def test_test_time_training_scores_first():
-    """A window's scores are final before anything learns from it: later tokens change nothing before their own window, bit for bit."""
-    s, model = model_of()
-    tokens, start = some_tokens(200), model.weights()
-    plain, learned = (score(model, tokens, s, CPU, Log(False), "x", 48, 32, ttt=ttt) for ttt in (0.0, 0.3))
-    (_, first, _), *_ = window_batches(199, 48, 32, 1, 199)
-    np.testing.assert_array_equal(learned[:first], plain[:first])
-    assert np.abs(learned - plain)[first:].max() > 1e-2
-    for name, weights in model.weights().items():
-        np.testing.assert_array_equal(weights, start[name])
-    for starts, length, last in window_batches(199, 48, 32, 1, 199):
-        changed = tokens.copy()
-        changed[starts[0] + length] = (changed[starts[0] + length] + 1) % s.VOCAB_SIZE  # the last target of this window
-        again = score(model, changed, s, CPU, Log(False), "x", 48, 32, ttt=0.3)
-        at = starts[0] + length - 1
-        np.testing.assert_array_equal(again[:at], learned[:at])
-        assert again[at] != learned[at]
-        assert last <= 48
-
-
-def test_test_time_training_is_the_optimizers_step():
-    s, model = model_of()
-    tokens = some_tokens(81)  # two windows
-    got = score(model, tokens, s, CPU, Log(False), "x", 48, 32, ttt=0.3)
-    ids = torch.from_numpy(tokens.astype(np.int64))
-    model.nats(ids[None, :48], ids[None, 1:49], 48).mean().backward()
-    Optimizer(model, s, CPU).step(s.MUON_MOMENTUM_WARMUP_STEPS, 0.3)
-    with torch.inference_mode():
-        want = model.nats(ids[None, 32:80], ids[None, 33:81], 32).numpy()
-    np.testing.assert_allclose(got[48:], want, rtol=0, atol=1e-5)
+def scores(model, s, tokens, ttt=0.0, limit=0, **changes):
+    shape = {"EVAL_SEQ_LEN": s.EVAL_SEQ_LEN, "EVAL_STRIDE": s.EVAL_STRIDE} | changes
+    return score(model, tokens, s, CPU, Log(False), "test", shape["EVAL_SEQ_LEN"], shape["EVAL_STRIDE"], limit, ttt)
 
 
 @pytest.fixture(scope="module")
-def run(tiny: TinyData, tmp_path_factory) -> tuple[Path, str]:
-    """A whole run with everything on, by the real command."""
-    runs = tmp_path_factory.mktemp("lanes")
-    done = run_trainer(*tiny.settings(RUNS_DIR=runs, RUN_ID="lanes", TTT_LR=0.1, **LANES, **STEP))
-    assert done.code == 0, done.out + done.err
-    return runs / "lanes", done.out
+def tokens():
+    return np.random.default_rng(0).integers(2, 300, 331).astype(np.uint16)
 
 
-def test_the_artifact_alone_carries_the_score(run, tiny, tmp_path, main):
-    """No settings.env, another process, other defaults of nothing: window, learning and rates come from the header."""
-    artifact = tmp_path / "alone.bin"
-    artifact.write_bytes((run[0] / "artifact.bin").read_bytes())
-    bare = dict(DEVICE="cpu", DATA_PATH=tiny.folder, TOKENIZER_PATH=tiny.tokenizer, VOCAB_SIZE=300, VAL_TOKENS=1500)
-    done = main("--eval-only", artifact, bare=True, **bare)
-    own, again = (float(line_of(log, "final_sliding_window_exact ")["val_bpb"]) for log in (run[1], done.out))
-    assert done.code == 0 and abs(own - again) < 1e-6
-    without = main("--eval-only", artifact, "TTT_LR=0", bare=True, **bare)
-    assert abs(float(line_of(without.out, "final_sliding_window_exact ")["val_bpb"]) - own) > 1e-4
+@pytest.fixture(scope="module")
+def lanes():
+    s = lane_settings()
+    return random_model(s), s
 
 
-def test_the_referee_agrees_with_test_time_training(run, tiny, tmp_path, capsys):
-    record = make_folder(tmp_path / "records", [run[0]])
-    out = tmp_path / "verdict.json"
-    line = [str(record), "--data", str(tiny.folder), "--tokenizer", str(tiny.tokenizer), "--json", str(out), "--probes", "4"]
-    if referee_main(line) == 2:
-        pytest.skip(capsys.readouterr().err)
-    verdict, claimed = json.loads(out.read_text()), json.loads((run[0] / "result.json").read_text())["val_bpb"]
-    assert verdict["verified"] and abs(verdict["verified_val_bpb"] - claimed) < 1e-5
+# ---------------------------------------------------------------------------------------------- windows of attention
+
+
+@pytest.mark.parametrize("dtype,near", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("heads,kv_heads", [(4, 4), (4, 2), (3, 1)])
+@pytest.mark.parametrize("T,window", [(1, 1), (7, 1), (8, 4), (13, 4), (12, 5), (5, 5), (6, 5), (9, 20), (9, 0), (33, 16), (17, 2)])
+def test_windows_are_masked_attention(T, window, heads, kv_heads, dtype, near):
+    """Values and gradients against the definition, in float64."""
+    generator = torch.Generator().manual_seed(T)
+    q, k, v = (torch.randn(2, n, T, 8, generator=generator).to(dtype).requires_grad_() for n in (heads, kv_heads, kv_heads))
+    y = train_gpt.attend(q, k, v, window)
+    distance = torch.arange(T)[:, None] - torch.arange(T)
+    seen = (distance >= 0) & (distance < (window or T))
+    group = torch.arange(heads) // (heads // kv_heads)
+    dots = q.double() @ k.double()[:, group].mT / math.sqrt(8)
+    want = dots.masked_fill(~seen, -math.inf).softmax(-1) @ v.double()[:, group]
+    assert y.dtype is dtype and y.shape == (2, heads, T, 8)
+    torch.testing.assert_close(y.double(), want, atol=near, rtol=near)
+    weight = torch.randn(want.shape, generator=generator).double()
+    ours, theirs = (torch.autograd.grad((x.double() * weight).sum(), (q, k, v)) for x in (y, want))
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a.double(), b.double(), atol=6 * near, rtol=6 * near)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_no_score_depends_on_a_later_token(tokens, precision):
+    """Every lane on, every position changed in turn: logits before it are the same bits, those at it are not."""
+    model = random_model(lane_settings(ATTN_WINDOW=5), Runtime(torch.device("cpu"), precision, False, []))
+    row = torch.from_numpy(tokens[:23].astype(np.int64))
+    changed = row.repeat(23, 1)
+    changed[range(23), range(23)] = (row + 100) % 300
+    with torch.no_grad():
+        plain = model.logits(row.repeat(23, 1), 23)
+        other = model.logits(changed, 23)
+    for t in range(23):
+        assert torch.equal(other[t, :t], plain[t, :t])
+        assert (other[t, t:] != plain[t, t:]).any(-1)[:3].all()
+
+
+def test_the_windows_of_all_layers_together_bound_what_is_seen(tokens):
+    """Two layers of windows of 5 and the pair: 9 positions and the token before them."""
+    model = random_model(lane_settings(ATTN_WINDOW=5))
+    row = torch.from_numpy(tokens[:24].astype(np.int64))
+    changed = row.repeat(24, 1)
+    changed[range(24), range(24)] = (row + 100) % 300
+    with torch.no_grad():
+        moved = (model.logits(changed, 1) != model.logits(row.repeat(24, 1), 1)).any(-1)[:, 0]
+    assert moved.tolist() == [False] * 14 + [True] * 10
+
+
+# ------------------------------------------------------------------------------------------------ streaming scores
+
+
+@given(st.integers(1, 20), st.integers(1, 5), st.integers(2, 200))
+@examples(max_examples=40, deadline=None)
+def test_streaming_is_the_whole_stream_at_once(window, k, n):
+    """One layer sees its window and no more, so that rows of window + k * window tokens lose nothing, pairs neither."""
+    rows = {"ATTN_WINDOW": window, "EVAL_SEQ_LEN": window * (k + 1), "EVAL_STRIDE": window * k}
+    s = lane_settings(NUM_LAYERS=1, TRAIN_SEQ_LEN=256, **rows)
+    model = random_model(s)
+    tokens = np.random.default_rng(n).integers(2, 300, n + 1)
+    stream = torch.from_numpy(tokens)
+    with torch.no_grad():
+        whole = model.nats(stream[None, :-1], stream[None, 1:], n).numpy()
+    streamed = scores(model, s, tokens)
+    assert np.isfinite(streamed).all()
+    np.testing.assert_allclose(streamed, whole, atol=2e-4)
+
+
+def test_streaming_takes_about_a_forward_pass_a_token():
+    batches = window_batches(100_000, 17 * 256, 16 * 256, 15, 100_000)
+    passed = sum(len(starts) * length for starts, length, _ in batches)
+    assert sum(len(starts) * last for starts, _, last in batches) == 100_000 and passed < 1.1 * 100_000
+
+
+# ------------------------------------------------------------------------------------------------------ hashed pairs
+
+
+def test_pairs_are_hashed_alike_in_training_and_scoring(lanes):
+    """Training hands over int32, scoring int64; the rows of the table are in range and well spread."""
+    model, s = lanes
+    row = torch.from_numpy(np.random.default_rng(1).integers(0, 300, (1, 64)))
+    with torch.no_grad():
+        torch.testing.assert_close(model.hidden(row.int()), model.hidden(row), atol=0, rtol=0)
+    model.zero_grad()
+    model.nats(row, row, 64).sum().backward()
+    hit = model.bigram.grad.abs().sum(1) > 0
+    assert hit.sum() > 25
+    model.zero_grad()
+
+
+# ------------------------------------------------------------------------------------------------- test-time training
+
+
+def by_hand(model, s, tokens, share):
+    """Score a window, then learn from it, from the definition; the weights are put back."""
+    kept, learner, nats = model.weights(), train_gpt.Optimizer(model, s, CPU), []
+    stream = torch.from_numpy(tokens.astype(np.int64))
+    for i, (starts, length, last) in enumerate(window_batches(len(tokens) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, 1, 10**6)):
+        at = int(starts[0])
+        logits = model.logits(stream[None, at : at + length], last)[0]
+        loss = torch.nn.functional.cross_entropy(logits, stream[at + length - last + 1 : at + length + 1], reduction="none")
+        nats.append(loss.detach().numpy())
+        loss.mean().backward()
+        learner.step(s.MUON_MOMENTUM_WARMUP_STEPS + i, share)
+    model.load_weights(kept)
+    return np.concatenate(nats)
+
+
+def test_scores_first_then_learns_and_puts_the_weights_back(lanes, tokens):
+    model, s = lanes
+    before = model.weights()
+    frozen, learned = scores(model, s, tokens), scores(model, s, tokens, 0.5)
+    after = model.weights()
+    assert all(np.array_equal(before[n], after[n]) for n in before)
+    assert all(p.grad is None for p in model.parameters())
+    assert np.array_equal(learned[:64], frozen[:64])  # nothing was learned yet
+    assert (np.abs(learned[64:] - frozen[64:]) > 1e-6).mean() > 0.9
+    np.testing.assert_allclose(learned, by_hand(model, s, tokens, 0.5), atol=1e-5)
+    assert np.array_equal(scores(model, s, tokens, 0.5), learned)  # in every evaluation anew
+    assert np.array_equal(scores(model, s, tokens), frozen)
+
+
+@given(st.integers(1, 330))
+@examples(max_examples=12, deadline=None)
+def test_learning_looks_at_no_target_before_its_score(lanes, tokens, changed):
+    """Token `changed` is the target of position changed - 1: all scores before that are the same bits, learning or not."""
+    model, s = lanes
+    other = tokens.copy()
+    other[changed] = (other[changed] + 100) % 300
+    before, after = (scores(model, s, x, 0.5) for x in (tokens, other))
+    assert np.array_equal(before[: changed - 1], after[: changed - 1])
+    assert before[changed - 1] != after[changed - 1]
+
+
+def test_a_limit_is_the_beginning_of_the_whole(lanes, tokens):
+    model, s = lanes
+    some, whole = scores(model, s, tokens, 0.5, limit=150), scores(model, s, tokens, 0.5)
+    assert np.array_equal(some[:160], whole[:160]) and np.isnan(some[160:]).all()
+
+
+class Heard(dict):
+    """A dictionary that remembers what it was asked for."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.asked = set()
+
+    def __getitem__(self, name):
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+
+def test_the_header_has_every_setting_that_learning_needs(lanes, tokens):
+    """All that building and scoring read, but for how much is done at once and tables that are only longer."""
+    s = lane_settings(MUON_MOMENTUM_START=0.95, MUON_MOMENTUM=0.9, MUON_MOMENTUM_WARMUP_STEPS=7)
+    s.values = Heard(s.values)
+    model = random_model(s)
+    learned = score(model, tokens, s, CPU, Log(False), "test", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
+    needless = {"TRAIN_SEQ_LEN", "EVAL_SEQ_SWEEP", "QK_GAIN_INIT", "MUON_MOMENTUM_START"}
+    assert "ADAM_EPS" in s.values.asked and s.values.asked - needless <= set(MODEL_KEYS + LATER_KEYS)
+    other = lane_settings(MUON_MOMENTUM_START=0.1, MUON_MOMENTUM=0.9, MUON_MOMENTUM_WARMUP_STEPS=7, EVAL_BATCH_TOKENS=64)
+    np.testing.assert_allclose(scores(model, other, tokens, 0.5), learned, atol=1e-6)
 
 
 def test_glances_never_learn(main, tmp_path):
-    """Training with glances at validation, with test-time training set, ends at the weights of training without them."""
-    for name, changes in (("plain", {}), ("glances", dict(VAL_LOSS_EVERY=3, TTT_LR=0.5))):
-        assert main(RUN_ID=name, **LANES, **changes).code == 0
-    plain, glances = (load_arrays(tmp_path / "runs" / name / "weights.npz")[0] for name in ("plain", "glances"))
-    for name, weights in plain.items():
-        np.testing.assert_array_equal(glances[name], weights)
+    """Two runs that differ in TTT_LR alone: the same glances and weights, other scores."""
+    runs = [main(RUN_ID=f"share{share}", **(LANES | {"TTT_LR": share}), VAL_LOSS_EVERY=2, VAL_LOSS_TOKENS=200) for share in (0, 1)]
+    assert [done.code for done in runs] == [0, 0], runs[0].err + runs[1].err
+    glances = [re.findall(r"^step:\d+ glance_targets:200 .*", done.out, re.M) for done in runs]
+    assert len(glances[0]) == 6 and glances[0] == glances[1]
+    assert same_arrays(tmp_path / "runs/share0/weights.npz", tmp_path / "runs/share1/weights.npz")
+    final = [line_of(done.out, "final_sliding_window_exact ")["val_bpb"] for done in runs]
+    assert final[0] != final[1]
 
 
-def test_bytes_land_just_below_the_target(main, tmp_path):
-    code = Path(train_gpt.__file__).stat().st_size
-    done = main(RUN_ID="x", TARGET_BYTES=code + 17_000, **LANES, **STEP)
-    total = int(line_of(done.out, "size ")["total_bytes"])
-    assert done.code == 0 and code + 0.998 * 17_000 <= total <= code + 17_000
-    assert json.loads((tmp_path / "runs/x/result.json").read_text())["total_bytes"] == total
+# -------------------------------------------------------------------------------------------------------- calibration
 
 
-def test_calibration_reads_training_data_only(main, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(train_gpt, "second_moments", lambda model, batches: seen.append(list(batches)) or {})
-    assert main(RUN_ID="x", **LANES, **STEP).code == 0
-    order = train_gpt.TrainSequences(settings(*(f"{k}={v}" for k, v in (TINY | {"DATA_PATH": settings_of(tmp_path)}).items())))
-    assert len(seen) == 2  # for the forecast and for the export
-    for batches in seen:
-        assert len(batches) == 2
-        for i, batch in enumerate(batches):
-            np.testing.assert_array_equal(batch, order.batch(i))
+def test_second_moments_are_those_of_the_inputs(lanes):
+    model, s = lanes
+    batches = [np.random.default_rng(i).integers(0, 300, (3, 33)) for i in range(2)]
+    moments = train_gpt.second_moments(model, batches)
+    matrices = {n: p for n, p in model.named_parameters() if train_gpt.role_of(n) in ("matrix", "embed")}
+    assert {n: h.shape for n, h in moments.items()} == {n: (p.shape[1],) * 2 for n, p in matrices.items()}
+    assert not train_gpt.WATCH
+    with torch.no_grad():
+        hidden = torch.cat([model.hidden(torch.from_numpy(b[:, :-1])).flatten(0, 1) for b in batches]).double()
+    np.testing.assert_allclose(moments["embed"], (hidden.mT @ hidden).numpy(), rtol=1e-3, atol=1e-2)
+    assert np.array_equal(moments["blocks.0.attn.q"], moments["blocks.0.attn.v"])
+    assert train_gpt.second_moments(model, []) == {}
 
 
-def settings_of(tmp_path: Path) -> str:
-    lines = (tmp_path / "runs/x/settings.env").read_text().splitlines()
-    return next(line.removeprefix("DATA_PATH=") for line in lines if line.startswith("DATA_PATH="))
+def other_validation(tiny, folder):
+    """The same training shards, the validation documents in another order."""
+    for path in tiny.folder.glob("*_train_*.bin"):
+        (folder / path.name).symlink_to(path)
+    (path,) = tiny.folder.glob("*_val_*.bin")
+    documents = train_gpt.load_tokens(str(path), 10**6, 300)
+    documents = np.split(documents, np.flatnonzero(documents == 1))[1:]
+    write_shard(folder / path.name, np.concatenate(documents[5:] + documents[:5]))
+    return folder
+
+
+def test_calibration_reads_training_shards_alone(main, tiny, tmp_path, monkeypatch, finished_lanes):
+    """With validation replaced, the moments and the artifact are the same bits and the score is another."""
+    seen, read, real = [], [], train_gpt.second_moments
+
+    def spy(model, batches):
+        read.append(list(batches))
+        seen.append(real(model, read[-1]))
+        return seen[-1]
+
+    monkeypatch.setattr(train_gpt, "second_moments", spy)
+    (tmp_path / "data").mkdir()
+    done = main(RUN_ID="a", **LANES), main(RUN_ID="b", **LANES, DATA_PATH=other_validation(tiny, tmp_path / "data"))
+    assert [x.code for x in done] == [0, 0], done[0].err + done[1].err
+    first, second = ({"forecast": seen[i], "export": seen[i + 1]} for i in (0, 2))
+    assert len(seen) == 4
+    order = train_gpt.TrainSequences(lane_settings(DATA_PATH=tiny.folder))
+    assert all(np.array_equal(batches, [order.batch(0), order.batch(1)]) for batches in read)  # 500 tokens in batches of 256
+    for when in first:
+        assert first[when].keys() == second[when].keys() != set()
+        assert all(np.array_equal(first[when][n], second[when][n]) for n in first[when])
+    ours, theirs = ((tmp_path / f"runs/{x}/artifact.bin").read_bytes() for x in "ab")
+    assert ours == theirs == (finished_lanes[0] / "artifact.bin").read_bytes()
+    final = [line_of(x.out, "final_sliding_window_exact ")["val_bpb"] for x in done]
+    assert final[0] != final[1]
+    s = lane_settings(TOKENIZER_PATH=tiny.tokenizer, DATA_PATH=tiny.folder)
+    weights = arrays(tmp_path / "runs/a/weights.npz")
+    assert train_gpt.fit_artifact(weights, s, TRAINER.stat().st_size, first["export"])[1] == ours
+    assert train_gpt.fit_artifact(weights, s, TRAINER.stat().st_size)[1] != ours  # rounded to nearest
+
+
+def test_calibration_is_on_the_clock_of_the_export(main, monkeypatch):
+    clock, real = SteppingTime(), train_gpt.second_moments
+
+    def slow(*args):
+        clock.now += 50
+        return real(*args)
+
+    monkeypatch.setattr(train_gpt, "time", clock)
+    monkeypatch.setattr(train_gpt, "second_moments", slow)
+    done = main(**LANES, ITERATIONS=2)
+    spans = line_of(done.out, "peak_memory_bytes:")
+    assert done.code == 0 and 50 < float(spans["export_s"]) < 60 and float(spans["train_s"]) < 50
+
+
+# -------------------------------------------------------------------------------------------------------- whole runs
+
+
+def test_the_target_is_met_from_below(finished_lanes):
+    folder, done = finished_lanes
+    size, target = line_of(done.out, "size "), LANES["TARGET_BYTES"] - TRAINER.stat().st_size
+    assert 0.998 * target <= int(size["model_bytes"]) == (folder / "artifact.bin").stat().st_size <= target
+    assert int(size["total_bytes"]) <= LANES["TARGET_BYTES"]
+    assert line_of(done.out, "fitted ")["target_bytes"] == str(LANES["TARGET_BYTES"])
+
+
+def test_the_artifact_alone_gives_the_score_in_a_fresh_process(finished_lanes, tiny, tmp_path):
+    """Nothing of the run's settings is there: the header says how to learn."""
+    (tmp_path / "a.bin").write_bytes((finished_lanes[0] / "artifact.bin").read_bytes())
+    result = json.loads((finished_lanes[0] / "result.json").read_text())
+    data = {"DATA_PATH": tiny.folder, "TOKENIZER_PATH": tiny.tokenizer, "VOCAB_SIZE": 300, "VAL_TOKENS": 1500, "DEVICE": "cpu"}
+    items = [f"{k}={v}" for k, v in data.items()]
+    done = run_trainer("--eval-only", tmp_path / "a.bin", *items)
+    assert done.code == 0, done.err
+    assert float(line_of(done.out, "final_sliding_window_exact ")["val_bpb"]) == pytest.approx(result["val_bpb"], abs=1e-6)
+
+
+def test_the_run_reports_what_it_did(finished_lanes):
+    folder, done = finished_lanes
+    header, weights = decode_artifact((folder / "artifact.bin").read_bytes())
+    assert header == {k: v for k, v in json.loads((folder / "result.json").read_text())["settings"].items() if k in header}
+    assert set(header) == set(MODEL_KEYS + LATER_KEYS) and header["TTT_LR"] == 0.5
+    assert weights["bigram"].shape == (50, 8) and weights["bigram"].any() and weights["bigram_up"].any()
+    model = line_of(done.out, "model ")
+    assert int(model["parameters"]) == sum(w.size for w in weights.values()) == sum(int(model[r]) for r in set(train_gpt.ROLES.values()))
+    assert int(model["table"]) == 400
+
+
+def test_learning_can_be_left_out_by_hand(main, finished_lanes):
+    """TTT_LR=0 on the command line: the frozen score of the same artifact, which the first window shares."""
+    frozen = main("--eval-only", finished_lanes[0] / "artifact.bin", bare=True, TTT_LR=0)
+    learned = main("--eval-only", finished_lanes[0] / "artifact.bin", bare=True)
+    a, b = (line_of(done.out, "final_sliding_window_exact ")["val_bpb"] for done in (frozen, learned))
+    assert a != b == line_of(finished_lanes[1].out, "final_sliding_window_exact ")["val_bpb"]
+
+
+@pytest.mark.parametrize("phase", ["second_moments", "encode_artifact", "atomic_write"])
+def test_a_crash_in_the_export_changes_nothing(main, finished_lanes, tmp_path, monkeypatch, phase):
+    """The process dies while it calibrates, fits, or writes the artifact; the resumed run writes the same bytes."""
+
+    class Killed(BaseException):
+        pass
+
+    real, exporting = getattr(train_gpt, phase), []
+
+    def dies(*args):
+        if (tmp_path / "runs/x/weights.npz").exists() and (phase != "atomic_write" or args[0].name == "artifact.bin"):
+            exporting.append(True)
+            raise Killed
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_gpt, phase, dies)
+        with pytest.raises(Killed):
+            main(RUN_ID="x", **LANES)
+    train_gpt.WATCH.clear()
+    folder = tmp_path / "runs/x"
+    assert exporting and not (folder / "artifact.bin").exists()
+    done = main("--resume", folder, bare=True)
+    assert done.code == 0, done.err
+    assert (folder / "artifact.bin").read_bytes() == (finished_lanes[0] / "artifact.bin").read_bytes()
+    assert done.out.splitlines()[-1] == finished_lanes[1].out.splitlines()[-1]
+
+
+def with_header(data, change):
+    """The artifact with other model settings in its header."""
+    fields = list(struct.unpack(PREFIX, data[:28]))
+    header = json.loads(zlib.decompress(data[28 : 28 + fields[4]]))
+    header["model"] = change(header["model"])
+    text = zlib.compress(json.dumps(header).encode())
+    rest, fields[4] = data[28 + fields[4] :], len(text)
+    return struct.pack(PREFIX, *fields) + text + rest
+
+
+def test_artifacts_from_before_the_lanes_mean_the_defaults(main, finished, tmp_path, tiny):
+    """A version 1 file with the first keys alone, as tests/golden has them, scores as it did."""
+    data = (finished[0] / "artifact.bin").read_bytes()
+    old = with_header(data, lambda model: {k: v for k, v in model.items() if k in MODEL_KEYS})
+    assert old[4] == 1 and set(decode_artifact(old)[0]) == set(MODEL_KEYS)
+    golden = decode_artifact((TRAINER.parent / "tests/golden/zlib_bits_6_8.bin").read_bytes())[0]
+    assert set(golden) == set(MODEL_KEYS)
+    (tmp_path / "old.bin").write_bytes(old)
+    data = dict(DATA_PATH=tiny.folder, TOKENIZER_PATH=tiny.tokenizer, VOCAB_SIZE=300, VAL_TOKENS=1500, DEVICE="cpu")
+    done = main("--eval-only", tmp_path / "old.bin", bare=True, **data)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == finished[1].out.splitlines()[-1]
+
+
+def test_check_foretells_the_scoring_time_of_learning(main):
+    done = main("--check", **LANES)
+    assert done.code == 0, done.err
+    assert any("scoring_s" in pairs(line) for line in done.out.splitlines() if line.startswith("check "))

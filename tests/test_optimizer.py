@@ -71,7 +71,7 @@ def test_more_steps_come_no_closer_than_fewer_go_wrong():
 
 @pytest.fixture
 def model():
-    s = tiny_settings(GRAD_CLIP_NORM=0)
+    s = tiny_settings(GRAD_CLIP_NORM=0, BIGRAM_ROWS=40)
     model = GPT(s, CPU)
     model.load_weights(initial_weights(s, model.weights()))
     return model
@@ -87,8 +87,8 @@ def test_adam_is_torch_adam(model):
     s = tiny_settings(GRAD_CLIP_NORM=0, ADAM_BETA1=0.8, ADAM_EPS=1e-3)
     optimizer = Optimizer(model, s, CPU)
     twins = {n: nn.Parameter(p.detach().clone()) for n, p in model.named_parameters() if role_of(n) != "matrix"}
-    assert {"embed", "skips"} < set(twins)
-    groups = [{"params": [p], "lr": s.EMBED_LR if n == "embed" else s.VECTOR_LR} for n, p in twins.items()]
+    assert {"embed", "bigram", "skips"} < set(twins)
+    groups = [{"params": [p], "lr": s.EMBED_LR if n in ("embed", "bigram") else s.VECTOR_LR} for n, p in twins.items()]
     reference = torch.optim.Adam(groups, betas=(s.ADAM_BETA1, s.ADAM_BETA2), eps=s.ADAM_EPS)
     rates = [g["lr"] for g in reference.param_groups]
     for step, scale in enumerate((1.0, 0.5, 1.0, 0.25)):
@@ -112,7 +112,7 @@ def test_muon_is_nesterov_momentum_orthogonalized_with_decoupled_decay(model):
     optimizer = Optimizer(model, s, CPU)
     want = {n: p.detach().clone() for n, p in model.named_parameters() if role_of(n) == "matrix"}
     buffers = {n: torch.zeros_like(w) for n, w in want.items()}
-    assert len(want) == 12
+    assert len(want) == 13
     for step, scale in enumerate((1.0, 0.5, 0.3)):
         give_gradients(model, step)
         mu = s.MUON_MOMENTUM_START + min(1, step / 2) * (s.MUON_MOMENTUM - s.MUON_MOMENTUM_START)
@@ -147,7 +147,7 @@ def test_every_parameter_is_in_exactly_one_optimizer_and_moves(model):
     give_gradients(model, 0)
     optimizer.step(0, 1.0)
     assert all((w != before[n]).any() for n, w in model.weights().items())
-    assert set(ROLES.values()) == {"matrix", "table", "embed", "vector"}
+    assert set(ROLES.values()) == {"matrix", "embed", "table", "vector"} == {role_of(n) for n in before}
 
 
 def test_an_unknown_parameter_raises(model):
@@ -165,11 +165,11 @@ def test_one_layer_trains(main):
 
 
 def test_initial_weights_are_the_seeds():
-    s = tiny_settings()
-    a, b, c = (initial_weights(x, GPT(x, CPU).weights()) for x in (s, s, tiny_settings(SEED=2)))
+    s = tiny_settings(BIGRAM_ROWS=40)
+    a, b, c = (initial_weights(x, GPT(x, CPU).weights()) for x in (s, s, tiny_settings(SEED=2, BIGRAM_ROWS=40)))
     assert all(np.array_equal(a[n], b[n]) for n in a)
-    assert all((a[n] != c[n]).any() for n in a if role_of(n) != "vector" and not n.endswith((".out", ".down")))
-    assert not a["blocks.1.attn.out"].any() and not a["blocks.0.mlp.down"].any()
+    assert all((a[n] != c[n]).any() for n in a if role_of(n) in ("matrix", "embed") and not n.endswith((".out", ".down")))
+    assert not a["bigram"].any() and not a["blocks.1.attn.out"].any() and not a["blocks.0.mlp.down"].any()
     assert a["embed"].std() == pytest.approx(s.EMBED_INIT_STD, rel=0.05)
     assert a["blocks.0.mlp.up"].std() == pytest.approx(32**-0.5, rel=0.1)
 

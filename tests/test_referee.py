@@ -390,6 +390,58 @@ def test_softmax():
             nats_of(spoilt, targets)
 
 
+# The trainer's own model ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def streaming():
+    """A model of random weights with windows of attention and hashed pairs, for the stream here: (artifact of a TTT_LR, its score)."""
+    shape = "VOCAB_SIZE=50 NUM_LAYERS=2 MODEL_DIM=16 NUM_HEADS=2 NUM_KV_HEADS=1 BIGRAM_ROWS=40 BIGRAM_DIM=8 MLP_LEAK=0.3 DEVICE=cpu"
+    rows = "ATTN_WINDOW=16 EVAL_SEQ_LEN=80 EVAL_STRIDE=64 QUANT=step CODEC=rans"
+
+    def make(share, tokens):
+        s = train_gpt.load_settings([*shape.split(), *rows.split(), f"TTT_LR={share}"], {})
+        model, rng = train_gpt.GPT(s, train_gpt.resolve_device(s)), np.random.default_rng(0)
+        weights = {name: (0.3 * rng.standard_normal(w.shape)).astype(np.float32) for name, w in sorted(model.weights().items())}
+        artifact = train_gpt.encode_artifact(weights, s)
+        model.load_weights(train_gpt.decode_artifact(artifact)[1])
+        log = train_gpt.Log(False)
+        return artifact, train_gpt.score(model, tokens, s, train_gpt.resolve_device(s), log, "test", 80, 64, ttt=share)
+
+    return make
+
+
+TRAINER_LIMITS = {"memory_bytes": 4 << 30, "processes": 256}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, streaming, share):
+    """Long rows with windows of attention pass the probes as they are; an artifact with TTT_LR learns here as it does in the trainer."""
+    artifact, want = streaming(share, stream)
+    nats, found = score((ROOT / "train_gpt.py").read_text(), 4, artifact, **TRAINER_LIMITS)
+    assert np.abs(nats - want).max() < 1e-4 and abs(nats.mean() - want.mean()) < 1e-6
+    assert found["scorer"]["learns"] == bool(share) and (found["scorer"]["windows"] == 1) == bool(share)
+    assert found["probes"]["future"] >= 6 and (found["probes"]["alone"] > 0) == (not share)
+    assert found["probes"]["largest_move_nats"] < 1e-6
+
+
+def test_learning_from_more_than_was_scored_shows(score, stream, streaming):
+    """A trainer whose optimizer steps on the tokens it is asked about, before their score."""
+    artifact, _ = streaming(0.5, stream)
+    honest = "        return self.softcap * torch.tanh(logits / self.softcap)\n"
+    early = """        if last > 1 and not torch.is_grad_enabled():
+            with torch.inference_mode(False), torch.enable_grad():
+                ids = tokens.clone()
+                F.cross_entropy(linear(self.hidden(ids)[:, :-1], self.embed).float().flatten(0, 1), ids[:, 1:].flatten()).backward()
+                with torch.no_grad():
+                    self.embed -= 3 * self.embed.grad
+                self.zero_grad()
+            return self.softcap * torch.tanh(linear(self.hidden(tokens)[:, -last:], self.embed).float() / self.softcap)
+"""
+    source = (ROOT / "train_gpt.py").read_text()
+    assert source.count(honest) == 1
+    with pytest.raises(Refusal, match="S2"):
+        score(source.replace(honest, early + honest), 4, artifact, **TRAINER_LIMITS)
+
+
 # The whole command on a real run --------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def record(finished, tmp_path_factory):
@@ -413,6 +465,19 @@ def test_agrees_with_the_trainer(record, tiny, tmp_path, capsys, finished):
     assert abs(verdict["verified_val_bpb"] - claimed) < 1e-6
     assert f"verified val_bpb:{verdict['verified_val_bpb']:.8f}" in out.out
     assert digest(verdict | {"verified_val_bpb": 1.0}) != verdict["digest"]
+
+
+def test_agrees_with_a_trainer_that_learns(finished_lanes, tiny, tmp_path, capsys):
+    """The same of a run with every lane on: the targets are told after the score, and the verified score is the log's."""
+    folder = make_folder(tmp_path, [finished_lanes[0]])
+    status = rescore(folder, tiny, tmp_path / "verdict.json")
+    out = capsys.readouterr()
+    if status == 2:
+        pytest.skip(out.err)
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    claimed = json.loads((finished_lanes[0] / "result.json").read_text())["val_bpb"]
+    assert status == 0 and verdict["verified"] and verdict["runs"][0]["scorer"]["learns"]
+    assert abs(verdict["verified_val_bpb"] - claimed) < 1e-5
 
 
 def test_a_score_that_is_not_the_artifacts(record, tiny, tmp_path, capsys, monkeypatch):
