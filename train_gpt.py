@@ -636,7 +636,7 @@ def second_moments(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, np.nd
         flat, name = x.flatten(0, -2).float(), names[id(weight)]
         sums[name] = sums.get(name, 0) + flat.mT @ flat
     WATCH.append(watch)
-    for batch in batches: model.logits(torch.from_numpy(batch[:, :-1]).to(model.embed.device), batch.shape[1] - 1)
+    for batch in batches: model.logits(torch.from_numpy(batch[:, :-1]).long().to(model.embed.device), batch.shape[1] - 1)
     WATCH.clear()
     return {name: total.cpu().numpy() for name, total in sums.items()}
 
