@@ -233,7 +233,6 @@ SAFE_MICROBATCH_TOKENS = 8192  # what MICROBATCH_TOKENS=0 stands for
 @dataclasses.dataclass
 class Runtime:
     """Where and how this process computes. `notes`: what was chosen in place of the usual and why, a line each."""
-
     device: mx.Device
     dtype: mx.Dtype
     compile: bool
@@ -248,8 +247,7 @@ class Runtime:
     def gpu(self) -> bool:
         return self.device.type == mx.gpu
     def about(self) -> dict[str, str]:
-        name = str(mx.device_info(self.device).get("device_name", self.device.type))
-        name = name if self.gpu else f"{name}, CPU"
+        name = str(mx.device_info(self.device).get("device_name", self.device.type)) + ", CPU" * (not self.gpu)
         return {"device": name, "precision": str(self.dtype).removeprefix("mlx.core."), "mlx": mx.__version__}
     def start(self) -> None:
         """Set this process's device and memory limits."""
@@ -1174,11 +1172,9 @@ class Stepper:
         value_and_grad = nn.value_and_grad(self.model, lambda x, y: self.model.nats(x, y, x.shape[1]).mean())
         def add_part(sums: list[mx.array], part: mx.array, share: mx.array) -> list[mx.array]:
             loss, grads = value_and_grad(part[:, :-1], part[:, 1:])
-            new = [loss] + [g for _, g in tree_flatten(grads)]
-            return [a + share * b for a, b in zip(sums, new)]
+            return [a + share * b for a, b in zip(sums, [loss] + [g for _, g in tree_flatten(grads)])]
         def update(sums: list[mx.array], rates: mx.array) -> None:
             self.optimizer.step(dict(zip(self.names, sums[1:])), rates)
-
         parameters = tree_flatten(self.model.parameters())
         self.names = [name for name, _ in parameters]
         self.shapes = [()] + [p.shape for _, p in parameters]
@@ -1496,5 +1492,4 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # before the run folder was made, or while scoring alone: there is nothing to keep
 # shared: end main
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__": sys.exit(main())

@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -227,6 +227,53 @@ def test_attention_in_blocks_is_that_of_a_mask(both, length, window):
         np.testing.assert_allclose(np.array(one), third, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("length,window", [(40, 0), (300, 0), (300, 40), (300, 128), (300, 200), (50, 60)])
+def test_attention_of_a_gpu_is_that_of_a_cpu(both, monkeypatch, length, window):
+    """The blocks that a GPU goes through, with MLX's own kernel for each; computed on the CPU, which says that it is a GPU."""
+    import mlx.core as mx
+
+    rng = np.random.default_rng(4)
+    qkv = [mx.array(rng.normal(size=(2, heads, length, 8)).astype(np.float32)) for heads in (4, 2, 2)]
+    gradient = [mx.array(rng.normal(size=(2, 4, length, 8)).astype(np.float32))]
+
+    def both_ways():
+        return [np.array(x) for part in mx.vjp(lambda q, k, v: both[1].attend(q, k, v, window), qkv, gradient) for x in part]
+
+    expected, kernel, calls = both_ways(), mx.fast.scaled_dot_product_attention, []
+
+    def counted(*args, **kw):
+        calls.append(kw["mask"])
+        return kernel(*args, **kw)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(both[1].mx, "default_device", lambda: SimpleNamespace(type=mx.gpu))
+        patch.setattr(mx.fast, "scaled_dot_product_attention", counted)
+        got = both_ways()
+    assert len(calls) == -(-length // max(128, window or length))
+    for one, other in zip(got, expected):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 999, 2**20])
+def test_hashed_pairs_of_the_largest_ids(both, rows):
+    """The products of ids near 65,536 pass 2**31. The table's gradient says which rows were read, and how often."""
+    import mlx.core as mx
+    import torch
+    from mlx import nn
+
+    tiny = "VOCAB_SIZE=65536 MODEL_DIM=8 NUM_HEADS=1 NUM_KV_HEADS=1 NUM_LAYERS=1 BIGRAM_DIM=1"
+    pair = Pair(both, *tiny.split(), f"BIGRAM_ROWS={rows}")
+    tokens = np.r_[pair.rng.integers(0, 65536, 20), [0, 65535, 65535, 59138, 65535, 0, 0, 32768]].astype(np.int32)[None]
+    before, last = np.r_[0, tokens[0, :-1].astype(np.int64)], tokens[0].astype(np.int64)
+    assert (before * 36313).max() > 2**31
+    expected = np.unique((before * 36313 ^ last * 27191) % rows)
+    torch_model, mlx_model = pair.models
+    torch_model.hidden(torch.from_numpy(tokens).long()).square().mul(torch.arange(8)).sum().backward()
+    grads = nn.value_and_grad(mlx_model, lambda x: (mlx_model.hidden(x).square() * mx.arange(8)).sum())(mx.array(tokens))[1]
+    for g in (torch_model.bigram.grad.numpy(), np.array(grads["bigram"])):
+        np.testing.assert_array_equal(np.flatnonzero(g), expected)
+
+
 def test_second_moments(both):
     pair = Pair(both, *SHAPES["lanes"])
     batches = [pair.tokens() for _ in range(2)]
@@ -387,17 +434,34 @@ def test_same_log_files_and_results(both, runs):
 LANES = dict(ATTN_WINDOW=16, MLP_LEAK=0.5, BIGRAM_ROWS=100, BIGRAM_DIM=8, QUANT="step", CODEC="rans", CALIBRATION_TOKENS=512)
 
 
+@pytest.fixture(scope="module")
+def lane_runs(both, call) -> list[tuple[Path, str]]:
+    """As `runs`, with LANES."""
+    return [(call.runs / f"lanes_{i}", call(t, RUN_ID=f"lanes_{i}", **LANES)[1]) for i, t in enumerate(both)]
+
+
 @pytest.mark.parametrize("lanes", [False, True])
-def test_either_twin_scores_the_others_artifact(both, runs, call, tmp_path, lanes):
-    if lanes:
-        runs = [(call.runs / f"lanes_{i}", call(t, RUN_ID=f"lanes_{i}", **LANES)[1]) for i, t in enumerate(both)]
-    for (folder, log), other in zip(runs, reversed(both)):
+def test_either_twin_scores_the_others_artifact(both, runs, lane_runs, call, tmp_path, lanes):
+    for (folder, log), other in zip(lane_runs if lanes else runs, reversed(both)):
         artifact = tmp_path / f"{folder.name}.bin"
         artifact.write_bytes((folder / "artifact.bin").read_bytes())
         code, out = call(other, "--eval-only", artifact)
         assert code == 0, out
         own, its = (float(line_of(text, "final_sliding_window_exact ")["val_bpb"]) for text in (log, out))
         assert its == pytest.approx(own, abs=1e-5)
+
+
+def test_either_twin_learns_from_an_artifact_while_scoring_it(both, lane_runs, call):
+    """Every step passes the rounding of the ones before on, and a Muon step does not shrink with its gradient: hence 1e-4, not 1e-5."""
+    for folder, _ in lane_runs:
+        scores = []
+        for trainer in both:
+            code, out = call(trainer, "--eval-only", folder / "artifact.bin", TTT_LR=0.05, VAL_TOKENS=300)
+            assert code == 0, out
+            scores.append(float(line_of(out, "final_sliding_window_exact ")["val_bpb"]))
+        assert scores[1] == pytest.approx(scores[0], abs=1e-4)
+        code, out = call(both[1], "--eval-only", folder / "artifact.bin", TTT_LR=0, VAL_TOKENS=300)
+        assert scores[1] < float(line_of(out, "final_sliding_window_exact ")["val_bpb"]) - 0.001
 
 
 def test_interrupted_run_goes_on_to_the_same_artifact(both, runs, call, monkeypatch):
