@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from filelock import FileLock
 from folders import ROOT
 from golf import campaigns
 from golf.campaign_table import Table
+
+import train_gpt
 
 campaign = importlib.import_module("campaign")  # from scripts/, which `folders` has put on the path
 SHARED_SETTINGS = re.search(r"# shared: begin settings\n(.*?)# shared: end settings", (ROOT / "train_gpt.py").read_text(), re.DOTALL)[1]
@@ -532,3 +535,14 @@ def test_the_files_that_come_along_can_run(file, tmp_path, monkeypatch):
     read = campaigns.read_campaign(file, tmp_path, [])
     assert len(read.plan) == sum(len(row.seeds) for row in read.rows) and read.rows[0].name == read.control
     assert not list(tmp_path.iterdir()) and "0 of" in Table(read).text()
+
+
+@pytest.mark.parametrize("campaign,config", [("record_cpu", "local_cpu_record"), ("gpu_first", "local_4090_record")])
+def test_the_record_rows_are_the_record_configs(campaign, config):
+    """What a campaign calls `record` is the config of that name, but for how much is scored."""
+    file = tomllib.loads((ROOT / f"configs/campaigns/{campaign}.toml").read_text())
+    row = next(run["settings"] for run in file["run"] if run["name"] == "record")
+    items = [f"{key}={value}" for key, value in (file.get("settings", {}) | row).items()]
+    campaign_settings = train_gpt.load_settings(["--config", str(ROOT / file["config"]), *items], {}).values
+    config_settings = train_gpt.load_settings(["--config", str(ROOT / f"configs/{config}.env")], {}).values
+    assert {k for k, v in config_settings.items() if campaign_settings[k] != v} <= {"VAL_TOKENS"}
