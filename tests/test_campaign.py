@@ -40,7 +40,7 @@ from typing import NamedTuple
 SETTINGS = COMMON_SETTINGS + [Setting("DEVICE", "auto", "auto|cuda|cpu", ""), Setting("EVAL_BATCH_TOKENS", 64, (2, 2**26), "")]
 resolve_device = GPT = lambda *args: type("Model", (), {{"weights": staticmethod(dict)}})
 initial_weights = lambda s, weights: weights
-forecast_bytes = lambda weights, s: 1000 * s.BITS_MATRIX
+forecast_bytes = lambda weights, s, code_bytes: 1000 * s.BITS_MATRIX
 
 def main(argv):
     s, template = load_settings(argv), Path(os.environ["STUB_TEMPLATE"])

@@ -356,7 +356,7 @@ def test_planted_changes(folder):
             if path.suffix == ".json" and (not digits or b'"title"' in line or b'"summary"' in line):
                 continue
             at = digits[-1] if digits else 0
-            other = bytes([48 + (line[at] - 48 + 1) % 10]) if digits else b"#"
+            other = bytes([48 + (line[at] - 48 + 1) % 10]) if digits else b"~"
             spoilt = line[:at] + other + line[at + 1 :]
             for new in (spoilt, line + line, b"") if path.suffix != ".json" else (spoilt,):
                 path.write_bytes(b"".join([*lines[:i], new, *lines[i + 1 :]]))
