@@ -598,7 +598,7 @@ class GPT(nn.Module):
         cos, sin, skips = self.cos[:T], self.sin[:T], self.skips.to(self.dtype)
         x = F.embedding(tokens, self.embed).to(self.dtype)
         if hasattr(self, "bigram"):
-            pair = (F.pad(tokens, (1, 0))[:, :-1] * 36313 ^ tokens * 27191) % len(self.bigram)
+            pair = (F.pad(tokens, (1, 0))[:, :-1] * 36313 ^ tokens * 27191) % len(self.bigram)  # large odd factors spread the pairs
             x = norm(x) + linear(F.embedding(pair, self.bigram).to(self.dtype), self.bigram_up)
         x = x0 = norm(x)
         saved: list[Tensor] = []
@@ -636,8 +636,9 @@ def second_moments(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, np.nd
         flat, name = x.flatten(0, -2).float(), names[id(weight)]
         sums[name] = sums.get(name, 0) + flat.mT @ flat
     WATCH.append(watch)
-    for batch in batches: model.logits(torch.from_numpy(batch[:, :-1]).long().to(model.embed.device), batch.shape[1] - 1)
-    WATCH.clear()
+    try:
+        for batch in batches: model.logits(torch.from_numpy(batch[:, :-1]).long().to(model.embed.device), batch.shape[1] - 1)
+    finally: WATCH.clear()
     return {name: total.cpu().numpy() for name, total in sums.items()}
 
 # Optimizer ============================================================================================================
@@ -657,7 +658,7 @@ class Optimizer:
     def __init__(self, model: GPT, s: Settings, runtime: Runtime):
         self.s, self.model, self.stacks = s, model, {}
         self.params = {name: p for name, p in model.named_parameters() if p.numel()}  # a single block has no skips
-        self.adam = {role: [n for n in self.params if role_of(n) == role] for role in ("embed", "table", "vector")}
+        self.adam = {role: names for role in ("embed", "table", "vector") if (names := [n for n in self.params if role_of(n) == role])}
         for name, p in self.params.items():
             if role_of(name) == "matrix": self.stacks.setdefault(tuple(p.shape), []).append(name)
         self.momentum = {shape: torch.zeros(len(names), *shape, device=runtime.device) for shape, names in self.stacks.items()}
@@ -677,19 +678,18 @@ class Optimizer:
             update = self.orthogonalize(g.lerp_(m, mu), s.MUON_NS_STEPS, self.dtype)
             torch._foreach_mul_(weights, 1 - lr * s.MUON_WEIGHT_DECAY)
             torch._foreach_add_(weights, list(update.unbind()), alpha=-lr * max(1.0, shape[0] / shape[1]) ** 0.5)
-        b1, b2 = s.ADAM_BETA1, s.ADAM_BETA2
-        for role, base_lr in (("embed", s.EMBED_LR), ("table", s.EMBED_LR), ("vector", s.VECTOR_LR)):
-            weights = [self.params[n] for n in self.adam[role]]
-            if not weights: continue
+        b1, b2, base_lr = s.ADAM_BETA1, s.ADAM_BETA2, {"embed": s.EMBED_LR, "table": s.EMBED_LR, "vector": s.VECTOR_LR}
+        for role, names in self.adam.items():
+            weights = [self.params[n] for n in names]
             grads = [w.grad for w in weights]
-            first, second = (list(x) for x in zip(*(self.moments[n] for n in self.adam[role])))
+            first, second = (list(x) for x in zip(*(self.moments[n] for n in names)))
             torch._foreach_lerp_(first, grads, 1 - b1)
             torch._foreach_mul_(second, b2)
             torch._foreach_addcmul_(second, grads, grads, 1 - b2)
             denominator = torch._foreach_sqrt(second)
             torch._foreach_div_(denominator, math.sqrt(1 - b2 ** (step + 1)))
             torch._foreach_add_(denominator, s.ADAM_EPS)
-            torch._foreach_addcdiv_(weights, first, denominator, -base_lr * lr_scale / (1 - b1 ** (step + 1)))
+            torch._foreach_addcdiv_(weights, first, denominator, -base_lr[role] * lr_scale / (1 - b1 ** (step + 1)))
         self.model.zero_grad(set_to_none=True)
     def tensors(self) -> dict[str, Tensor]:
         """The live state by name: what a checkpoint holds beside the weights."""

@@ -627,12 +627,13 @@ def second_moments(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, np.nd
         flat, name = x.reshape(-1, x.shape[-1]).astype(mx.float32), names[id(weight)]
         sums[name] = sums.get(name, 0) + flat.T @ flat
     WATCH.append(watch)
-    for batch in batches:
-        rows = max(1, SAFE_MICROBATCH_TOKENS // batch.shape[1])
-        for first in range(0, len(batch), rows):
-            model.logits(mx.array(batch[first : first + rows, :-1]), batch.shape[1] - 1)
-            mx.eval(sums)
-    WATCH.clear()
+    try:
+        for batch in batches:
+            rows = max(1, SAFE_MICROBATCH_TOKENS // batch.shape[1])
+            for first in range(0, len(batch), rows):
+                model.logits(mx.array(batch[first : first + rows, :-1]), batch.shape[1] - 1)
+                mx.eval(sums)
+    finally: WATCH.clear()
     return {name: np.array(total) for name, total in sums.items()}
 
 # Optimizer ============================================================================================================

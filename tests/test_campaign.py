@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -537,12 +536,14 @@ def test_the_files_that_come_along_can_run(file, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir()) and "0 of" in Table(read).text()
 
 
-@pytest.mark.parametrize("campaign,config", [("record_cpu", "local_cpu_record"), ("gpu_first", "local_4090_record")])
-def test_the_record_rows_are_the_record_configs(campaign, config):
-    """What a campaign calls `record` is the config of that name, but for how much is scored."""
-    file = tomllib.loads((ROOT / f"configs/campaigns/{campaign}.toml").read_text())
-    row = next(run["settings"] for run in file["run"] if run["name"] == "record")
-    items = [f"{key}={value}" for key, value in (file.get("settings", {}) | row).items()]
-    campaign_settings = train_gpt.load_settings(["--config", str(ROOT / file["config"]), *items], {}).values
-    config_settings = train_gpt.load_settings(["--config", str(ROOT / f"configs/{config}.env")], {}).values
-    assert {k for k, v in config_settings.items() if campaign_settings[k] != v} <= {"VAL_TOKENS"}
+def test_a_run_with_a_config_of_its_own(bench, tmp_path):
+    """It takes the place of the file's; [settings] and the run's own settings hold over both. One that is missing is named."""
+    records = [c for c in campaigns.read_campaign(ROOT / "configs/campaigns/record_cpu.toml", tmp_path, []).plan if c.seed == 1]
+    assert [p.row.name for p in records] == ["baseline", "record"]
+    wanted = [train_gpt.load_settings(["--config", str(ROOT / f"configs/local_cpu_{n}.env")], {}).values for n in ("baseline", "record")]
+    for p, values in zip(records, wanted):
+        assert {k for k, v in values.items() if p.settings.values[k] != v} == {"VAL_TOKENS", "RUN_ID", "RUNS_DIR", "SEED"}
+        assert p.settings.VAL_TOKENS == 131_072
+    bench.write('name = "base"', 'name = "b"\nconfig = "configs/no_such.env"')
+    done = bench()
+    assert done.code == 2 and "[[run]] b: config = 'configs/no_such.env': there is no such file" in done.err

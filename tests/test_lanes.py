@@ -358,7 +358,6 @@ def test_a_crash_in_the_export_changes_nothing(main, finished_lanes, tmp_path, m
         patch.setattr(train_gpt, phase, dies)
         with pytest.raises(Killed):
             main(RUN_ID="x", **LANES)
-    train_gpt.WATCH.clear()
     folder = tmp_path / "runs/x"
     assert exporting and not (folder / "artifact.bin").exists()
     done = main("--resume", folder, bare=True)

@@ -300,7 +300,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 facts = dict(
     secret=libc.open({str(secret).encode()!r}, 0) < 0,
     repository=not os.path.exists({str(Path(__file__).resolve())!r}),
-    home=libc.access(b"/root/.ssh", 0) < 0 and libc.access(b"/home", 0) < 0,
+    home=libc.access({str(Path.home() / ".ssh").encode()!r}, 0) < 0 and libc.access(b"/home", 0) < 0,
     submission=libc.open(b"/submission/train_gpt.py", os.O_RDWR) < 0,
     created=libc.open(b"/submission/new", os.O_RDWR | os.O_CREAT, 0o600) < 0 and libc.open(b"/usr/new", os.O_RDWR | os.O_CREAT, 0o600) < 0,
     root=libc.mkdir(b"/new", 0o700) < 0,
@@ -423,6 +423,26 @@ def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, str
     assert found["probes"]["largest_move_nats"] < 1e-6
 
 
+@pytest.mark.parametrize(
+    "body,refused",
+    [
+        ('import ctypes.util; ctypes.util.find_library("dl")', False),
+        ('import subprocess; subprocess.Popen(["/sbin/ldconfig", "-p"])', True),
+        ('import subprocess; subprocess.Popen(["/sbin/ldconfig", "-p"], preexec_fn=print)', True),
+        ('import ctypes.util as u; u.subprocess.Popen(["/sbin/ldconfig", "-v"])', True),
+    ],
+)
+def test_looking_for_a_library_is_no_offence(score, body, refused):
+    """PyTorch's CUDA build has ctypes ask ldconfig for one when it is imported. Asking ldconfig oneself is an offence like any program."""
+    source = SCORER.replace("def start(self):\n        pass", f"def start(self):\n        {body}")
+    assert body in source
+    if not refused:
+        score(source)
+        return
+    with pytest.raises(Refusal, match="B2.*starts processes"):
+        score(source)
+
+
 def test_learning_from_more_than_was_scored_shows(score, stream, streaming):
     """A trainer whose optimizer steps on the tokens it is asked about, before their score."""
     artifact, _ = streaming(0.5, stream)
@@ -453,30 +473,35 @@ def rescore(record, tiny, out, *args):
     return referee_main(line)
 
 
-def test_agrees_with_the_trainer(record, tiny, tmp_path, capsys, finished):
+@pytest.fixture
+def verdict_of(tiny, tmp_path, capsys):
+    """verdict_of(record, run): the referee's verdict on an honest record, the run's own val_bpb, and what was printed."""
+
+    def run(record, run):
+        status = rescore(record, tiny, tmp_path / "verdict.json")
+        out = capsys.readouterr()
+        if status == 2:
+            pytest.skip(out.err)
+        verdict = json.loads((tmp_path / "verdict.json").read_text())
+        assert status == 0 and verdict["verified"]
+        return verdict, json.loads((run / "result.json").read_text())["val_bpb"], out.out
+
+    return run
+
+
+def test_agrees_with_the_trainer(record, finished, verdict_of):
     """A real run's artifact, by the trainer's own model: the log's score to 1e-6, and a verdict that can be checked."""
-    status = rescore(record, tiny, tmp_path / "verdict.json")
-    out = capsys.readouterr()
-    if status == 2:
-        pytest.skip(out.err)
-    verdict = json.loads((tmp_path / "verdict.json").read_text())
-    claimed = json.loads((finished[0] / "result.json").read_text())["val_bpb"]
-    assert status == 0 and verdict["verified"] and verdict["digest"] == digest(verdict)
+    verdict, claimed, out = verdict_of(record, finished[0])
+    assert verdict["digest"] == digest(verdict)
     assert abs(verdict["verified_val_bpb"] - claimed) < 1e-6
-    assert f"verified val_bpb:{verdict['verified_val_bpb']:.8f}" in out.out
+    assert f"verified val_bpb:{verdict['verified_val_bpb']:.8f}" in out
     assert digest(verdict | {"verified_val_bpb": 1.0}) != verdict["digest"]
 
 
-def test_agrees_with_a_trainer_that_learns(finished_lanes, tiny, tmp_path, capsys):
+def test_agrees_with_a_trainer_that_learns(finished_lanes, tmp_path, verdict_of):
     """The same of a run with every lane on: the targets are told after the score, and the verified score is the log's."""
-    folder = make_folder(tmp_path, [finished_lanes[0]])
-    status = rescore(folder, tiny, tmp_path / "verdict.json")
-    out = capsys.readouterr()
-    if status == 2:
-        pytest.skip(out.err)
-    verdict = json.loads((tmp_path / "verdict.json").read_text())
-    claimed = json.loads((finished_lanes[0] / "result.json").read_text())["val_bpb"]
-    assert status == 0 and verdict["verified"] and verdict["runs"][0]["scorer"]["learns"]
+    verdict, claimed, _ = verdict_of(make_folder(tmp_path, [finished_lanes[0]]), finished_lanes[0])
+    assert verdict["runs"][0]["scorer"]["learns"]
     assert abs(verdict["verified_val_bpb"] - claimed) < 1e-5
 
 

@@ -20,7 +20,7 @@ from golf.texts import safe
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP_KEYS = "title question config trainer control seeds settings run".split()
-RUN_KEYS = "name settings seeds trainer".split()
+RUN_KEYS = "name config settings seeds trainer".split()
 OWN_SETTINGS = ("RUN_ID", "RUNS_DIR", "SEED")  # the campaign sets them, run by run
 RESUMABLE = ("checkpoint.npz", "weights.npz")
 NO_SETTINGS = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # they would make the trainer one of several processes
@@ -37,8 +37,9 @@ class Row:
 
     name: str
     trainer: Path
+    config: Path | None
     items: list[str]  # KEY=VALUE, those of all rows first
-    own: list[str]  # those of this row
+    own: list[str]  # what this row has of its own
     seeds: list[int]
 
 
@@ -162,7 +163,8 @@ def grid(name: str, settings: dict[str, list[str]]) -> list[tuple[str, dict[str,
     return rows
 
 
-def read_rows(reader: Reader, data: dict, typed: dict[str, str]) -> list[Row]:
+def read_rows(reader: Reader, data: dict, typed: dict[str, str], config: Path | None) -> list[Row]:
+    """config: that of rows without one of their own."""
     common = {key: values[0] for key, values in reader.settings(data.get("settings", {}), "[settings] ").items()} | typed
     trainer, rows, entries = reader.path(data, "trainer", "train_gpt.py"), [], data.get("run", [])
     if not (isinstance(entries, list) and entries and all(isinstance(e, dict) for e in entries)):
@@ -177,22 +179,25 @@ def read_rows(reader: Reader, data: dict, typed: dict[str, str]) -> list[Row]:
         if both := sorted(own.keys() & typed.keys()):
             reader.wrong(f"{where}{both[0]} is typed on the command line too; only one of them can hold")
         path = reader.path(entry, "trainer", "", where) if "trainer" in entry else trainer
+        own_config = reader.path(entry, "config", "", where) if "config" in entry else config
         own_seeds = reader.seeds(entry, where, seeds) if "seeds" in entry else seeds
         for row_name, chosen in grid(name, own):
             if name and not re.fullmatch(r"\w[\w.-]{0,79}", row_name):
                 reader.wrong(f"{where}{row_name!r} names a folder: at most 80 letters, digits, _ . and -, the first no sign")
             if any(row_name == row.name for row in rows):
                 reader.wrong(f"{where}two runs are called {row_name}")
-            if path:
+            if path and (own_config or "config" not in data | entry):  # else the file that is missing was named above
                 items, its_own = ([f"{k}={v}" for k, v in pairs.items()] for pairs in (common | chosen, chosen))
-                rows.append(Row(row_name, path, items, its_own, own_seeds))
+                if "config" in entry:
+                    its_own = [f"config={entry['config']}", *its_own]
+                rows.append(Row(row_name, path, own_config, items, its_own, own_seeds))
     return rows
 
 
-def planned(reader: Reader, row: Row, seed: int, folder: Path, config: Path | None) -> Planned | None:
+def planned(reader: Reader, row: Row, seed: int, folder: Path) -> Planned | None:
     """What the trainer itself says to the settings of a run; all that is wrong with single ones, then with them together."""
     trainer = load_trainer(row.trainer)
-    argv = ["--config", str(config)] if config else []
+    argv = ["--config", str(row.config.relative_to(ROOT))] if row.config else []
     argv += [*row.items, f"RUNS_DIR={folder}", f"RUN_ID={row.name}_s{seed}", f"SEED={seed}"]
     before = len(reader.problems)
     for item in row.items:
@@ -238,14 +243,12 @@ def read_campaign(file: Path, runs_dir: Path, typed: list[str]) -> Campaign:
         reader.wrong(f"{file.name} names the folder of the runs: letters, digits, _ . and - only")
     title, question = reader.text(data, "title"), reader.text(data, "question")
     config = reader.path(data, "config", "") if "config" in data else None
-    rows = read_rows(reader, data, pairs)
+    rows = read_rows(reader, data, pairs, config)
     control = reader.text(data, "control")
     if control and rows and control not in (names := [row.name for row in rows]):
         reader.wrong(f"control = {control!r} is no run; {close_to(control, names)}")
-    folder, plan = runs_dir / file.stem, []
-    if rows and (config or "config" not in data):
-        for row, seed in in_turns(rows):
-            plan.append(planned(reader, row, seed, folder, config and config.relative_to(ROOT)))
+    folder = runs_dir / file.stem
+    plan = [planned(reader, row, seed, folder) for row, seed in in_turns(rows)]
     same: dict[tuple, str] = {}
     for p in filter(None, plan):
         values = {k: v for k, v in p.settings.values.items() if k not in OWN_SETTINGS}

@@ -8,6 +8,7 @@ and common offences easy to name. What holds a hostile one back is the jail and 
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import json
 import os
@@ -76,15 +77,23 @@ class Offences:
         self.write(self.reply, {"offence": what, "rule": rule})
         self.exit(9)
 
-    def from_submission(self, depth: int) -> bool:
-        """Whether the code that caused the event is the submission's own file, not a library it uses."""
+    def file_of(self, depth: int) -> str:
+        """The file of the code so many calls up."""
         self.armed = False
         try:
-            return self.getframe(depth).f_code.co_filename == self.source
+            return self.getframe(depth).f_code.co_filename
         except ValueError:
-            return False
+            return ""
         finally:
             self.armed = True
+
+    def from_submission(self, depth: int) -> bool:
+        """Whether the code that caused the event is the submission's own file, not a library it uses."""
+        return self.file_of(depth + 1) == self.source
+
+    def looks_for_a_library(self, args: tuple) -> bool:
+        """Whether ctypes.util asks ldconfig, as PyTorch's CUDA build lets it when it is imported."""
+        return args[:2] == ("/sbin/ldconfig", ["/sbin/ldconfig", "-p"]) and self.file_of(5) == ctypes.util.__file__
 
     def __call__(self, event: str, args: tuple) -> None:
         if not self.armed:
@@ -104,9 +113,7 @@ class Offences:
         elif event in self.NETWORK:
             self.offend("B2", f"uses the network ({event})")
         elif event in self.PROGRAMS:
-            if args and args[0] == "/sbin/ldconfig":  # ctypes looks for a library: PyTorch's CUDA build does, while it is imported
-                return
-            if event == "os.fork" or not self.compiles:
+            if event == "os.fork" or not (self.compiles or self.looks_for_a_library(args)):
                 self.offend("B2", f"starts processes ({event})")
         elif event in self.WALKS and self.from_submission(3):
             self.offend("S5", f"walks the interpreter's memory ({event})")

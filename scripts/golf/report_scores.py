@@ -136,16 +136,17 @@ def compute(trainer: ModuleType, folder: Path, tokens: int, wanted_sha256: str) 
     s, stream, target_bytes = run.s, run.data.val_tokens, run.data.val_bytes
     model = run.load_artifact(folder / "artifact.bin")
 
-    def nats_at(length: int, stride: int) -> np.ndarray:
-        return np.asarray(trainer.score(model, stream, s, run.runtime, run.log, "report", length, stride), np.float32)
+    def nats_at(length: int, stride: int, **learning: float) -> np.ndarray:
+        return np.asarray(trainer.score(model, stream, s, run.runtime, run.log, "report", length, stride, **learning), np.float32)
 
     def bpb(nats: np.ndarray) -> float:
         return trainer.bits_per_byte(nats, target_bytes)[1]
 
-    nats, plain = nats_at(s.EVAL_SEQ_LEN, s.EVAL_STRIDE), nats_at(s.EVAL_SEQ_LEN, s.EVAL_SEQ_LEN)
+    learning = {"ttt": s.TTT_LR} if s.values.get("TTT_LR") else {}  # as the run was scored; plain windows are always without
+    nats, plain = nats_at(s.EVAL_SEQ_LEN, s.EVAL_STRIDE, **learning), nats_at(s.EVAL_SEQ_LEN, s.EVAL_SEQ_LEN)
     context, length = [[s.EVAL_SEQ_LEN, bpb(nats)]], s.EVAL_SEQ_LEN // 2
     while length >= SHORTEST_CONTEXT:
-        context.append([length, bpb(nats_at(length, max(1, length * s.EVAL_STRIDE // s.EVAL_SEQ_LEN)))])
+        context.append([length, bpb(nats_at(length, max(1, length * s.EVAL_STRIDE // s.EVAL_SEQ_LEN), **learning))])
         length //= 2
     scores = {"seq_len": s.EVAL_SEQ_LEN, "stride": s.EVAL_STRIDE, "pieces": pieces_of(run.data.table, stream), "context": context}
     scores["device"] = run.runtime.about()["device"]
@@ -169,8 +170,6 @@ def weight_scores(trainer: ModuleType, folder: Path, s: object, model: object, s
     sizes, gap = {}, {}
     for kind, names in classes.items():
         try:
-            if s.values.get("TARGET_BYTES"):  # the steps that fitted the bytes are not on record
-                raise KeyError("TARGET_BYTES")
             bits = sorted({trainer.bits_of(s, n) for n in names})
             weights = sum(exact[n].size for n in names)
             sizes[kind] = {"bytes": len(trainer.encode_artifact({n: exact[n] for n in names}, s)), "bits": bits, "weights": weights}
@@ -180,7 +179,8 @@ def weight_scores(trainer: ModuleType, folder: Path, s: object, model: object, s
         gap[kind] = shipped - score_again()
     model.load_weights(exact)
     gap["all"] = shipped - score_again()
-    return {"bytes": sizes, "gap": gap}
+    fitted = s.values.get("TARGET_BYTES")  # then the steps are not those of the settings, and neither are the sizes
+    return {"bytes": {} if fitted else sizes, "gap": gap}
 
 
 def by_position(scores: dict[str, object]) -> list[tuple[int, int, float]]:
