@@ -156,6 +156,20 @@ def test_arguments_reach_the_trainer_unchanged(ready, name, trainer):
     assert ready.calls(f"missing_packages.py requirements-{name}.txt")
 
 
+def test_packed_runs_a_self_extracting_copy(ready):
+    (ready.bin / "rm").symlink_to(shutil.which("rm"))
+    for argument in ("A=1", "A=2"):  # the second time it is packed anew
+        done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", "--packed", argument)
+        assert done.returncode == 0, done.stderr
+        said, got = done.stdout.splitlines()
+        assert said.startswith("packed/train_gpt.py: ")
+        assert json.loads(got)["script"] == "packed/train_gpt.py"
+        assert json.loads(got)["argv"] == ["--config", "configs/some.env", argument]
+    expand = [sys.executable, "scripts/pack_code.py", "--expand", "packed/train_gpt.py", "readable.py"]
+    subprocess.run(expand, cwd=ready.root, check=True, capture_output=True)
+    assert (ready.root / "readable.py").read_bytes() == (ready.root / "train_gpt.py").read_bytes()
+
+
 def test_runs_in_the_root_from_any_folder(ready, tmp_path):
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()
