@@ -519,14 +519,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Causal attention, (B, heads, T, head_dim); in a window, a position sees itself and the window - 1 before it."""
     T, scale = q.size(2), q.size(3) ** -0.5
-    if not q.is_cuda or q.dtype is torch.float32:  # only the kernels for bf16 on CUDA are as fast with groups
+    if not q.is_cuda or q.dtype is torch.float32 or T > window > 0:  # of the fast kernels, only CUDA's for bf16 without a mask has groups
         k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))
     if window and T > window:  # blocks of queries, each with the keys of the block before it and its own
         first = attend(q[:, :, :window], k[:, :, :window], v[:, :, :window], 0)
         q, k, v = (F.pad(x, (0, 0, 0, -T % window)) for x in (q[:, :, window:], k, v))
         blocks = [x.unfold(2, n * window, window).movedim(2, 1).mT.flatten(0, 1) for x, n in ((q, 1), (k, 2), (v, 2))]
         band = torch.ones(window, 2 * window, dtype=torch.bool, device=q.device).tril(window).triu(1)
-        y = F.scaled_dot_product_attention(*blocks, band, enable_gqa=k.size(1) != q.size(1))
+        y = F.scaled_dot_product_attention(*blocks, band)
         return torch.cat((first, y.unflatten(0, (len(q), -1)).movedim(1, 2).flatten(2, 3)), 2)[:, :, :T]
     if not q.is_cuda and q.dtype is torch.bfloat16:  # plain products are twice as fast as PyTorch's fused kernel here
         future = torch.ones(T, T, dtype=torch.bool).triu(1)
