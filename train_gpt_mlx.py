@@ -596,12 +596,9 @@ class GPT(nn.Module):
         x = x0 = norm(x)
         saved: list[mx.array] = []
         for i, block in enumerate(self.blocks):
-            if i < len(skips):
-                x = block(x, x0, cos, sin)
-                saved.append(x)
-            else:
-                if saved: x = x + skips[len(saved) - 1] * saved.pop()
-                x = block(x, x0, cos, sin)
+            if saved and i >= len(skips): x = x + skips[len(saved) - 1] * saved.pop()
+            x = block(x, x0, cos, sin)
+            if i < len(skips): saved.append(x)
         return norm(x)
     def logits(self, tokens: mx.array, last: int) -> mx.array:
         """Capped logits of the last `last` positions of each row: (B, T) -> (B, last, V) float32."""
