@@ -65,6 +65,8 @@ COMMON_SETTINGS = [
     Setting("ATTN_WINDOW", 0, (0, 65_536), "positions that attention sees, the own one and those before it; 0: all"),
     Setting("BIGRAM_ROWS", 0, (0, 2**20), "rows of a second embedding, of hashed pairs of a token and the one before it; 0: none"),
     Setting("BIGRAM_DIM", 64, (1, 4096), "width of that embedding, before a matrix brings it to MODEL_DIM"),
+    Setting("HEAD_GATE", 0, (0, 64), "channels of a block's input, at most all, that gate the output of each head; 0: no gates"),
+    Setting("SMEAR", 0, (0, 1), "1: each token also gets a learned share, per channel, of the one before it in its document"),
     Setting("ROPE_BASE", 10_000.0, (10.0, 1e8), "base of the rotary position frequencies"),
     Setting("LOGIT_SOFTCAP", 30.0, (1.0, 1000.0), "logits are softcap * tanh(logits / softcap)"),
     Setting("QK_GAIN_INIT", 1.5, (0.01, 100.0), "start of the learned gain per query head, after the QK norm"),
@@ -110,8 +112,8 @@ MODEL_KEYS = (  # what an artifact's header carries: enough to rebuild the model
     "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE"
 ).split()
 LATER_KEYS = (  # those that version 1 did not have; an artifact without them means the defaults
-    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM MUON_MOMENTUM_WARMUP_STEPS "
-    "MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS"
+    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM "
+    "MUON_MOMENTUM_WARMUP_STEPS MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS"
 ).split()
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
@@ -468,7 +470,7 @@ def sha256_of(data: np.ndarray | bytes) -> str:
 # shared: begin roles
 ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name -> role; a role decides optimizer, learning rate and bits
 ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down", "bigram_up"], "matrix")
-ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips"], "vector")
+ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips", "smear", "gate"], "vector")
 
 def role_of(name: str) -> str:
     """Role of a parameter, by the last part of its name. Raises UserError for one that has none."""
@@ -539,18 +541,19 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.window = s.NUM_HEADS, s.NUM_KV_HEADS, s.MODEL_DIM // s.NUM_HEADS, s.ATTN_WINDOW
         kv_dim = self.kv_heads * self.head_dim
-        self.q = nn.Parameter(torch.empty(s.MODEL_DIM, s.MODEL_DIM))
-        self.k = nn.Parameter(torch.empty(kv_dim, s.MODEL_DIM))
-        self.v = nn.Parameter(torch.empty(kv_dim, s.MODEL_DIM))
-        self.out = nn.Parameter(torch.empty(s.MODEL_DIM, s.MODEL_DIM))
+        self.q, self.out = (nn.Parameter(torch.empty(s.MODEL_DIM, s.MODEL_DIM)) for _ in range(2))
+        self.k, self.v = (nn.Parameter(torch.empty(kv_dim, s.MODEL_DIM)) for _ in range(2))
         self.q_gain = nn.Parameter(torch.full((s.NUM_HEADS,), s.QK_GAIN_INIT))
+        if s.HEAD_GATE: self.gate = nn.Parameter(torch.zeros(s.NUM_HEADS, min(s.HEAD_GATE, s.MODEL_DIM)))
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         B, T, D = x.shape
         heads = linear(x, self.q, self.k, self.v).view(B, T, -1, self.head_dim).transpose(1, 2)  # one product, not three
         q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)  # (B, H, T, head_dim)
         q = rotate(norm(q) * self.q_gain.to(x.dtype)[:, None, None], cos, sin)
         k = rotate(norm(k), cos, sin)
-        return linear(attend(q, k, v, self.window).transpose(1, 2).reshape(B, T, D), self.out)
+        y = attend(q, k, v, self.window).transpose(1, 2)  # (B, T, H, head_dim)
+        if hasattr(self, "gate"): y = y * 2 * F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype)).sigmoid()[..., None]
+        return linear(y.reshape(B, T, D), self.out)
 
 class MLP(nn.Module):
     """Two matrices with a squared, perhaps leaky, ReLU between them (Primer, arXiv:2109.08668)."""
@@ -586,12 +589,12 @@ class GPT(nn.Module):
         if s.BIGRAM_ROWS:
             self.bigram = nn.Parameter(torch.empty(s.BIGRAM_ROWS, s.BIGRAM_DIM))
             self.bigram_up = nn.Parameter(torch.empty(s.MODEL_DIM, s.BIGRAM_DIM))
+        if s.SMEAR: self.smear = nn.Parameter(torch.zeros(s.MODEL_DIM))
         self.skips = nn.Parameter(torch.ones(s.NUM_LAYERS // 2, s.MODEL_DIM))
         self.to(runtime.device)
         length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)), 2)
-        cos, sin = rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE, runtime.device)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        for name, table in zip(("cos", "sin"), rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE, runtime.device)):
+            self.register_buffer(name, table, persistent=False)
     def hidden(self, tokens: Tensor) -> Tensor:
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
         T = tokens.size(1)
@@ -600,6 +603,7 @@ class GPT(nn.Module):
         if hasattr(self, "bigram"):
             pair = (F.pad(tokens, (1, 0))[:, :-1] * 36313 ^ tokens * 27191) % len(self.bigram)  # large odd factors spread the pairs
             x = norm(x) + linear(F.embedding(pair, self.bigram).to(self.dtype), self.bigram_up)
+        if hasattr(self, "smear"): x = x + self.smear.to(x.dtype) * F.pad(x, (0, 0, 1, 0))[:, :-1] * (tokens != BOS)[..., None]
         x = x0 = norm(x)
         saved: list[Tensor] = []
         for i, block in enumerate(self.blocks):

@@ -63,6 +63,8 @@ COMMON_SETTINGS = [
     Setting("ATTN_WINDOW", 0, (0, 65_536), "positions that attention sees, the own one and those before it; 0: all"),
     Setting("BIGRAM_ROWS", 0, (0, 2**20), "rows of a second embedding, of hashed pairs of a token and the one before it; 0: none"),
     Setting("BIGRAM_DIM", 64, (1, 4096), "width of that embedding, before a matrix brings it to MODEL_DIM"),
+    Setting("HEAD_GATE", 0, (0, 64), "channels of a block's input, at most all, that gate the output of each head; 0: no gates"),
+    Setting("SMEAR", 0, (0, 1), "1: each token also gets a learned share, per channel, of the one before it in its document"),
     Setting("ROPE_BASE", 10_000.0, (10.0, 1e8), "base of the rotary position frequencies"),
     Setting("LOGIT_SOFTCAP", 30.0, (1.0, 1000.0), "logits are softcap * tanh(logits / softcap)"),
     Setting("QK_GAIN_INIT", 1.5, (0.01, 100.0), "start of the learned gain per query head, after the QK norm"),
@@ -108,8 +110,8 @@ MODEL_KEYS = (  # what an artifact's header carries: enough to rebuild the model
     "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE"
 ).split()
 LATER_KEYS = (  # those that version 1 did not have; an artifact without them means the defaults
-    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM MUON_MOMENTUM_WARMUP_STEPS "
-    "MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS"
+    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM "
+    "MUON_MOMENTUM_WARMUP_STEPS MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS"
 ).split()
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
@@ -454,7 +456,7 @@ def sha256_of(data: np.ndarray | bytes) -> str:
 # shared: begin roles
 ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name -> role; a role decides optimizer, learning rate and bits
 ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down", "bigram_up"], "matrix")
-ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips"], "vector")
+ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips", "smear", "gate"], "vector")
 
 def role_of(name: str) -> str:
     """Role of a parameter, by the last part of its name. Raises UserError for one that has none."""
@@ -533,18 +535,19 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.window = s.NUM_HEADS, s.NUM_KV_HEADS, s.MODEL_DIM // s.NUM_HEADS, s.ATTN_WINDOW
         kv_dim = self.kv_heads * self.head_dim
-        self.q = mx.zeros((s.MODEL_DIM, s.MODEL_DIM))
-        self.k = mx.zeros((kv_dim, s.MODEL_DIM))
-        self.v = mx.zeros((kv_dim, s.MODEL_DIM))
-        self.out = mx.zeros((s.MODEL_DIM, s.MODEL_DIM))
+        self.q, self.out = (mx.zeros((s.MODEL_DIM, s.MODEL_DIM)) for _ in range(2))
+        self.k, self.v = (mx.zeros((kv_dim, s.MODEL_DIM)) for _ in range(2))
         self.q_gain = mx.full((s.NUM_HEADS,), s.QK_GAIN_INIT)
+        if s.HEAD_GATE: self.gate = mx.zeros((s.NUM_HEADS, min(s.HEAD_GATE, s.MODEL_DIM)))
     def __call__(self, x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
         B, T, D = x.shape
         heads = linear(x, self.q, self.k, self.v).reshape(B, T, -1, self.head_dim).swapaxes(1, 2)  # one product, not three
         q, k, v = mx.split(heads, [self.heads, self.heads + self.kv_heads], 1)  # (B, H, T, head_dim)
         q = rotate(norm(q) * self.q_gain.astype(x.dtype)[:, None, None], cos, sin)
         k = rotate(norm(k), cos, sin)
-        return linear(attend(q, k, v, self.window).swapaxes(1, 2).reshape(B, T, D), self.out)
+        y = attend(q, k, v, self.window).swapaxes(1, 2)  # (B, T, H, head_dim)
+        if "gate" in self: y = y * 2 * mx.sigmoid(x[..., : self.gate.shape[1]] @ self.gate.T.astype(x.dtype))[..., None]
+        return linear(y.reshape(B, T, D), self.out)
 
 class MLP(nn.Module):
     """Two matrices with a squared, perhaps leaky, ReLU between them (Primer, arXiv:2109.08668)."""
@@ -581,6 +584,7 @@ class GPT(nn.Module):
         if s.BIGRAM_ROWS:
             self.bigram = mx.zeros((s.BIGRAM_ROWS, s.BIGRAM_DIM))
             self.bigram_up = mx.zeros((s.MODEL_DIM, s.BIGRAM_DIM))
+        if s.SMEAR: self.smear = mx.zeros((s.MODEL_DIM,))
         self.skips = mx.ones((s.NUM_LAYERS // 2, s.MODEL_DIM))
         length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)), 2)
         self._rotary = rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE)  # MLX counts no `_name` as a parameter
@@ -593,6 +597,7 @@ class GPT(nn.Module):
             ids = tokens.astype(mx.uint32)  # holds the products of all ids below 65,536
             pair = (mx.pad(ids, ((0, 0), (1, 0)))[:, :-1] * 36313 ^ ids * 27191) % len(self.bigram)
             x = norm(x) + linear(self.bigram[pair].astype(self.dtype), self.bigram_up)
+        if "smear" in self: x = x + self.smear.astype(x.dtype) * mx.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1] * (tokens != BOS)[..., None]
         x = x0 = norm(x)
         saved: list[mx.array] = []
         for i, block in enumerate(self.blocks):

@@ -30,8 +30,8 @@ TINY = dict(
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored, and its children too
 torch.set_num_threads(1)  # as the commands get it, so that their numbers are the same bits
 LANES = dict(  # every lane at once: streaming attention, learning from what was scored, hashed pairs, a fitted and calibrated export
-    ATTN_WINDOW=16, EVAL_SEQ_LEN=64, EVAL_STRIDE=48, TTT_LR=0.5, BIGRAM_ROWS=50, BIGRAM_DIM=8, MLP_LEAK=0.3, QUANT="step", CODEC="rans",
-    CALIBRATION_TOKENS=500, TARGET_BYTES=TRAINER.stat().st_size + 12_000,
+    ATTN_WINDOW=16, EVAL_SEQ_LEN=64, EVAL_STRIDE=48, TTT_LR=0.5, BIGRAM_ROWS=50, BIGRAM_DIM=8, MLP_LEAK=0.3, SMEAR=1, HEAD_GATE=12,
+    QUANT="step", CODEC="rans", CALIBRATION_TOKENS=500, TARGET_BYTES=TRAINER.stat().st_size + 12_000,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Promise: windows of attention, hashed pairs, test-time training and calibration are what they are called, and none looks ahead."""
+"""Promise: windows, hashed pairs, smear, gates, test-time training and calibration are what they are called, and none looks ahead."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 import train_gpt
-from train_gpt import GPT, LATER_KEYS, MODEL_KEYS, Log, Runtime, decode_artifact, score, window_batches
+from train_gpt import BOS, GPT, LATER_KEYS, MODEL_KEYS, Log, Runtime, decode_artifact, score, window_batches
 
 CPU = Runtime(torch.device("cpu"), torch.float32, False, [])
 PREFIX = "<4sBBHIIQI"  # docs/artifact_format.md
@@ -90,14 +90,14 @@ def test_no_score_depends_on_a_later_token(tokens, precision):
 
 
 def test_the_windows_of_all_layers_together_bound_what_is_seen(tokens):
-    """Two layers of windows of 5 and the pair: 9 positions and the token before them."""
+    """Two layers of windows of 5, smear and pair: 9 positions and the two tokens before them."""
     model = random_model(lane_settings(ATTN_WINDOW=5))
     row = torch.from_numpy(tokens[:24].astype(np.int64))
     changed = row.repeat(24, 1)
     changed[range(24), range(24)] = (row + 100) % 300
     with torch.no_grad():
         moved = (model.logits(changed, 1) != model.logits(row.repeat(24, 1), 1)).any(-1)[:, 0]
-    assert moved.tolist() == [False] * 14 + [True] * 10
+    assert moved.tolist() == [False] * 13 + [True] * 11
 
 
 # ------------------------------------------------------------------------------------------------ streaming scores
@@ -107,7 +107,7 @@ def test_the_windows_of_all_layers_together_bound_what_is_seen(tokens):
 @examples(max_examples=40, deadline=None)
 def test_streaming_is_the_whole_stream_at_once(window, k, n):
     """One layer sees its window and no more, so that rows of window + k * window tokens lose nothing, pairs neither."""
-    rows = {"ATTN_WINDOW": window, "EVAL_SEQ_LEN": window * (k + 1), "EVAL_STRIDE": window * k}
+    rows = {"ATTN_WINDOW": window, "EVAL_SEQ_LEN": window * (k + 1), "EVAL_STRIDE": window * k, "SMEAR": 0}
     s = lane_settings(NUM_LAYERS=1, TRAIN_SEQ_LEN=256, **rows)
     model = random_model(s)
     tokens = np.random.default_rng(n).integers(2, 300, n + 1)
@@ -123,6 +123,37 @@ def test_streaming_takes_about_a_forward_pass_a_token():
     batches = window_batches(100_000, 17 * 256, 16 * 256, 15, 100_000)
     passed = sum(len(starts) * length for starts, length, _ in batches)
     assert sum(len(starts) * last for starts, _, last in batches) == 100_000 and passed < 1.1 * 100_000
+
+
+# ----------------------------------------------------------------------------------------------------- smear and gates
+
+
+def test_no_token_is_smeared_into_a_new_document():
+    """Without attention and pairs, a position knows its own token and, unless it is BOS, the one before it."""
+    model = random_model(lane_settings(BIGRAM_ROWS=0))
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.out.zero_()
+        rows = torch.tensor([[5, 6, 7, BOS, 9], [5, 8, 7, BOS, 9], [5, 6, 8, BOS, 9], [5, 6, 7, 8, 9]])
+        logits = model.logits(rows, 5)
+    moved = (logits != logits[0]).any(-1)
+    assert moved.int().tolist() == [[0, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 1]]
+
+
+def test_gates_start_open():
+    """At zero a gate is 1; it reads no more channels than there are."""
+    plain, gated = (GPT(lane_settings(HEAD_GATE=n, MODEL_DIM=16, NUM_HEADS=4, NUM_KV_HEADS=2), CPU) for n in (0, 64))
+    weights, generator = gated.weights(), torch.Generator().manual_seed(3)
+    weights |= {n: torch.randn(w.shape, generator=generator).numpy() for n, w in plain.weights().items()}
+    gates = [n for n in weights if n.endswith(".gate")]
+    assert gates and all(weights[n].shape == (4, 16) and not weights[n].any() for n in gates)
+    gated.load_weights(weights)
+    plain.load_weights({n: w for n, w in weights.items() if n not in gates})
+    row = torch.arange(2, 22)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(gated.logits(row, 20), plain.logits(row, 20))
+        gated.blocks[0].attn.gate[1] = -100.0 * torch.sign(torch.randn(16))
+        assert not torch.allclose(gated.logits(row, 20), plain.logits(row, 20))
 
 
 # ------------------------------------------------------------------------------------------------------ hashed pairs

@@ -393,9 +393,9 @@ def test_softmax():
 # The trainer's own model ----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def streaming():
-    """A model of random weights with windows of attention and hashed pairs, for the stream here: (artifact of a TTT_LR, its score)."""
+    """A model of random weights with every lane of the model on, for the stream here: (artifact of a TTT_LR, its score)."""
     shape = "VOCAB_SIZE=50 NUM_LAYERS=2 MODEL_DIM=16 NUM_HEADS=2 NUM_KV_HEADS=1 BIGRAM_ROWS=40 BIGRAM_DIM=8 MLP_LEAK=0.3 DEVICE=cpu"
-    rows = "ATTN_WINDOW=16 EVAL_SEQ_LEN=80 EVAL_STRIDE=64 QUANT=step CODEC=rans"
+    rows = "SMEAR=1 HEAD_GATE=4 ATTN_WINDOW=16 EVAL_SEQ_LEN=80 EVAL_STRIDE=64 QUANT=step CODEC=rans"
 
     def make(share, tokens):
         s = train_gpt.load_settings([*shape.split(), *rows.split(), f"TTT_LR={share}"], {})
