@@ -336,3 +336,25 @@ def test_seen_hashes_remembers_exactly(numbers):
     for digest in (number * (2**64 - 1) // 30 for number in numbers):
         assert seen.add(digest) == (digest not in known)
         known.add(digest)
+
+
+def test_other_vocabularies_hold_the_same_text(tmp_path, tokenizer):
+    """The settings it prints cover the same documents: bytes of validation alike, tokens as many as the vocabulary makes of them."""
+    source = write_jsonl(tmp_path / "in.jsonl", sample_texts(400))
+    ok(run_tool("build_dataset", source, "--name", "x", "--tokenizer", tokenizer, "--data-root", tmp_path, "--val-fraction", 0.1))
+    (tmp_path / "tokenizers").mkdir(exist_ok=True)
+    (tmp_path / "tokenizers" / "t512.model").write_bytes(tokenizer.read_bytes())
+    known = ["--data-root", tmp_path, "--known", "x_sp512", "--known-tokenizer", "t512.model"]
+    out = ok(run_tool("other_vocabularies", 600, *known, "--val-documents", 10, "--train-bytes", 60_000, "--steps", 100))
+    lines = [dict(pair.replace(":", "=").split("=") for pair in line.split()) for line in out.splitlines() if "VOCAB_SIZE" in line]
+    ours, other = ({k: float(v) for k, v in line.items()} for line in lines)
+    assert (ours["VOCAB_SIZE"], ours["ITERATIONS"], other["VOCAB_SIZE"]) == (512, 100, 600)
+    assert ours["val_bytes"] == other["val_bytes"] and other["VAL_TOKENS"] < ours["VAL_TOKENS"] and other["ITERATIONS"] < 100
+    model = tmp_path / "tokenizers" / "decoded_600_bpe.model"
+    was, now = texts_in(tmp_path / "datasets/x_sp512", "val", tokenizer), texts_in(tmp_path / "datasets/decoded_sp600", "val", model)
+    assert now == was[:10]
+    train = texts_in(tmp_path / "datasets/decoded_sp600", "train", model)
+    assert train == texts_in(tmp_path / "datasets/x_sp512", "train", tokenizer)[: len(train)]
+    assert 60_000 <= sum(len(x.encode()) for x in train) < 62_000
+
+    failed(run_tool("other_vocabularies", 600, *known[:2], "--known", "none", *known[4:]), "no shard fits")

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""The same text in other vocabularies: decode sp1024 shards, train a SentencePiece BPE of each size, write shards beside them.
+
+    python3 data/cached_challenge_fineweb.py --variant sp1024 --train-shards 1
+    python3 data/other_vocabularies.py 512 2048 4096
+
+About a minute for each. Makes data/datasets/decoded_sp<V> and data/tokenizers/decoded_<V>_bpe.model. Tokenizers are trained on train
+text alone. For each vocabulary, sp1024 included, it prints the settings with which runs score the same documents and see
+equally many bytes of train text: that of ITERATIONS assumes steps of equally many tokens. Exit status: 0 done, 1 not possible, 2 usage.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from build_dataset import PieceEncoder, tool_versions, train_tokenizer, write_dataset
+from console import ToolError, tool_main
+
+from train_gpt import ByteTable, DataError, document_bounds, load_tokens
+
+
+def documents(tokens: np.ndarray, table: ByteTable) -> list[str]:
+    bounds = document_bounds(tokens)
+    return [text.decode() for text in table.decode([tokens[a + 1 : b].tolist() for a, b in zip(bounds[:-1], bounds[1:])])]
+
+
+def stream(folder: Path, split: str) -> np.ndarray:
+    """The tokens of the first shard, (n,) uint16. Raises DataError."""
+    return load_tokens(f"{folder}/*_{split}_000000.bin", 2**40, 65_536)
+
+
+def measure(folder: Path, tokenizer: Path, val_documents: int, train_documents: int) -> tuple[int, int, float]:
+    """Targets of the first validation documents, their bytes, and the bytes of a train token, BOS counted."""
+    table, sizes, counts = ByteTable.load(tokenizer), [], []
+    for split, number in (("val", val_documents), ("train", train_documents)):
+        tokens = stream(folder, split)
+        tokens = tokens[: document_bounds(tokens)[number]]
+        sizes.append(int(table.target_bytes(tokens[:-1], tokens[1:]).sum()))
+        counts.append(len(tokens))
+    return counts[0] - 1, sizes[0], sizes[1] / counts[1]
+
+
+def make(args: argparse.Namespace) -> None:
+    """Raises DataError or ToolError."""
+    sets, tokenizers = args.data_root / "datasets", args.data_root / "tokenizers"
+    known, known_model = sets / args.known, tokenizers / args.known_tokenizer
+    table, train, val = ByteTable.load(known_model), stream(known, "train"), stream(known, "val")
+    texts = documents(train[: args.train_bytes], table)  # a token stands for a byte or more
+    texts = texts[: int(np.searchsorted(np.cumsum([len(x.encode()) for x in texts]), args.train_bytes)) + 1]
+    if len(texts) == len(document_bounds(train)) - 1:
+        texts.pop()  # a shard may end inside a document
+    bounds = document_bounds(val)
+    number = min(args.val_documents, len(bounds) - 2)
+    if number < 1 or not texts:
+        raise ToolError(f"{known}: no whole document in the first shard; other shards, or --known NAME")
+    val_texts = documents(val[: bounds[number]], table)
+    targets, scored_bytes, known_bytes = measure(known, known_model, number, len(texts))
+    print(f"VOCAB_SIZE={len(table.base_bytes)} VAL_TOKENS={targets} ITERATIONS={args.steps} val_bytes:{scored_bytes}")
+    for vocab in args.vocabularies:
+        folder, model = sets / f"decoded_sp{vocab}", tokenizers / f"decoded_{vocab}_bpe.model"
+        train_tokenizer(texts, vocab, model)
+        pairs = [("val", x) for x in val_texts] + [("train", x) for x in texts]
+        note = f"The text of {known.name} in another vocabulary, {len(texts)} of its train documents."
+        write_dataset(folder, pairs, PieceEncoder(model, 1), prefix="decoded", note=note, smoke=False, source=tool_versions())
+        targets, own_bytes, token_bytes = measure(folder, model, number, len(texts))
+        if own_bytes != scored_bytes:
+            raise ToolError(f"{folder}: {own_bytes} validation bytes, not the {scored_bytes} of {known.name}: it changes the text")
+        steps = round(args.steps * known_bytes / token_bytes)
+        print(f"VOCAB_SIZE={vocab} VAL_TOKENS={targets} ITERATIONS={steps} val_bytes:{own_bytes} bytes_a_token:{token_bytes:.4f}")
+
+
+def run() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("vocabularies", nargs="+", type=int, help="numbers of pieces, 512 or more")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="has datasets/ and tokenizers/ (default: data)")
+    parser.add_argument("--known", default="fineweb10B_sp1024", metavar="NAME", help="dataset to decode (default: %(default)s)")
+    parser.add_argument("--known-tokenizer", default="fineweb_1024_bpe.model", metavar="FILE", help="its tokenizer (default: %(default)s)")
+    parser.add_argument("--train-bytes", type=int, default=40_000_000, metavar="N", help="train text to use (default: %(default)s)")
+    parser.add_argument("--val-documents", type=int, default=109, metavar="N", help="validation documents to score (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=400, metavar="N", help="ITERATIONS of the known vocabulary (default: %(default)s)")
+    try:
+        make(parser.parse_args())
+    except DataError as e:
+        raise ToolError(str(e)) from None
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(tool_main(run))
