@@ -95,10 +95,11 @@ COMMON_SETTINGS = [
     Setting("BITS_EMBED", 8, (2, 8), "bits of a weight of the tied embedding"),
     Setting("QUANT", "clip", "clip|step", "clip: BITS_* and a scale per row; step: whole multiples of one step per matrix, for CODEC=rans"),
     Setting("STEP_MATRIX", 0.4, (0.01, 8.0), "QUANT=step: step of a matrix, in root mean squares of its weights"),
-    Setting("STEP_EMBED", 0.04, (0.001, 8.0), "QUANT=step: step of the tied embedding, in root mean squares of its weights"),
+    Setting("STEP_TABLE", 0.9, (0.01, 8.0), "QUANT=step: step of the table of hashed pairs, in root mean squares of its weights"),
+    Setting("STEP_EMBED", 0.014, (0.001, 8.0), "QUANT=step: step of the tied embedding, in root mean squares of its weights"),
     Setting("CALIBRATION_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose inputs guide the rounding (GPTQ); 0: to nearest"),
     Setting("GPTQ_DAMP", 0.05, (1e-4, 10.0), "added to the second moments of these inputs, as a share of their mean"),
-    Setting("TARGET_BYTES", 0, (0, 2**40), "QUANT=step: scale both steps so that code + model come just below it; 0: leave them"),
+    Setting("TARGET_BYTES", 0, (0, 2**40), "QUANT=step: scale all steps so that code + model come just below it; 0: leave them"),
     Setting("CODEC", "zstd", "zstd|zlib|rans", "compressor of the packed weights, always at its highest level; rans: our entropy coder"),
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
@@ -789,7 +790,7 @@ def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 def grid_step(w: np.ndarray, step: float) -> np.float32:
     """The step of a matrix under QUANT=step, of which weights become whole multiples: float16(step * sqrt(mean(w^2))), at least 6.2e-5.
-    `step` is STEP_MATRIX or STEP_EMBED, times the factor of TARGET_BYTES."""
+    `step` is STEP_MATRIX, STEP_TABLE or STEP_EMBED, times the factor of TARGET_BYTES."""
     rms = math.sqrt(np.square(w, dtype=np.float64).sum() / max(1, w.size))
     return np.float32(np.float16(min(max(6.2e-5, step * rms), 65_000.0)))
 
@@ -917,13 +918,13 @@ def packed_bytes(shape: tuple[int, ...], bits: int) -> int:
 
 def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict | None = None, factor: float = 1.0) -> bytes:
     """Quantize and pack weights, with the settings that rebuild the model. Raises UserError on weights that are not finite.
-    For QUANT=step: hessians for round_to_grid, by the names of weights, and a factor for both steps."""
+    For QUANT=step: hessians for round_to_grid, by the names of weights, and a factor for all steps."""
     hessians = hessians or {}
     for name, w in weights.items():
         if not np.isfinite(w).all() or np.abs(w).max(initial=0) > 65_000 or not np.isfinite(hessians.get(name, 0)).all():
             raise UserError(f"cannot export {name}: it holds nan, inf or values beyond float16; lower the learning rates")
     tensors = [[name, list(w.shape), bits_of(s, name)] for name, w in sorted(weights.items(), key=lambda x: (bits_of(s, x[0]), x[0]))]
-    step = dict.fromkeys(("matrix", "table"), s.STEP_MATRIX * factor) | {"embed": s.STEP_EMBED * factor, "vector": s.QUANT == "step"}
+    step = {role: getattr(s, f"STEP_{role.upper()}") * factor for role in ("matrix", "table", "embed")} | {"vector": s.QUANT == "step"}
     raw = b"".join(pack_tensor(weights[n], bits, step[role_of(n)], hessians.get(n), s.GPTQ_DAMP) for n, _, bits in tensors)
     header = {"model": {key: getattr(s, key) for key in MODEL_KEYS + LATER_KEYS}, "tensors": tensors}
     header_bytes = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
@@ -965,7 +966,7 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     return model, {name: unpack_tensor(piece, shape, bits) for (name, shape, bits), piece in zip(tensors, pieces)}
 
 def fit_artifact(weights: dict[str, np.ndarray], s: Settings, code_bytes: int, hessians: dict | None = None) -> tuple[float, bytes]:
-    """(factor on both steps, from 1/8 to 8; artifact that with the code takes 99.8 to 100% of TARGET_BYTES, if these factors reach it)."""
+    """(factor on all steps, from 1/8 to 8; artifact that with the code takes 99.8 to 100% of TARGET_BYTES, if these factors reach it)."""
     target, a_bit_each = s.TARGET_BYTES - code_bytes, sum(w.size for w in weights.values()) / 8
     low, high, x, best = -6.0, 6.0, 0.0, None  # log2 of the factor
     for _ in range(16):
@@ -1277,8 +1278,7 @@ class Run:
             log("resumed " + kv(step=meta["step"], train_s=clock.training()))
         step = first_step = said_step = meta["step"]
         first_s = said_s = saved_s = clock.training()
-        pending: deque = deque()  # losses still on their way from the device
-        losses: list[float] = []  # since the last log line
+        pending, losses = deque(), []  # losses still on their way from the device; those since the last log line
         def settle(keep: int) -> None:
             """Wait until at most `keep` steps are in flight, so that the clock is honest and the device never idle."""
             while len(pending) > keep:
@@ -1347,7 +1347,7 @@ class Run:
             if self.runtime.rank == 0:
                 factor, artifact = fit_artifact(weights, s, sizes["code_bytes"], self.calibrate(model))
                 if s.TARGET_BYTES:
-                    log("fitted " + kv(target_bytes=s.TARGET_BYTES, STEP_MATRIX=factor * s.STEP_MATRIX, STEP_EMBED=factor * s.STEP_EMBED))
+                    log("fitted " + kv(target_bytes=s.TARGET_BYTES, **{n: factor * s.values[n] for n in s.values if n.startswith("STEP_")}))
                 atomic_write(path, lambda f: f.write(artifact))
         self.runtime.from_first("the artifact is written")
         sizes["model_bytes"] = path.stat().st_size
