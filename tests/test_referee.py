@@ -416,7 +416,8 @@ TRAINER_LIMITS = {"memory_bytes": 4 << 30, "processes": 256}
 def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, streaming, share):
     """Long rows with windows of attention pass the probes as they are; an artifact with TTT_LR learns here as it does in the trainer."""
     artifact, want = streaming(share, stream)
-    nats, found = score((ROOT / "train_gpt.py").read_text(), 4, artifact, **TRAINER_LIMITS)
+    source = (ROOT / "train_gpt.py").read_text().replace('Setting("COMPILE", "auto"', 'Setting("COMPILE", "on"')  # not obeyed on a CPU
+    nats, found = score(source, 4, artifact, **TRAINER_LIMITS)
     assert np.abs(nats - want).max() < 1e-4 and abs(nats.mean() - want.mean()) < 1e-6
     assert found["scorer"]["learns"] == bool(share) and (found["scorer"]["windows"] == 1) == bool(share)
     assert found["probes"]["future"] >= 6 and (found["probes"]["alone"] > 0) == (not share)

@@ -147,6 +147,8 @@ class Plain:
         for name, value in header.items():
             s.set(name, str(value), "artifact")
         module.check_settings(s)
+        if not spec["compiles"]:  # on a CPU the trainer's score() does not compile either, and a compiler is a program
+            s.values["COMPILE"] = "off"
         self.runtime = module.resolve_device(s)
         self.runtime.start()
         self.model = module.GPT(s, self.runtime)
