@@ -745,15 +745,15 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
 def score(
     model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0, ttt: float = 0
 ) -> np.ndarray:
-    """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`. With `ttt`, the model takes
-    a step at that share of the learning rates on each window after its scores are booked, and gets its weights back at the end."""
+    """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`. With `ttt`, the model learns
+    from each window once it is scored, at that share of the rates, uncompiled as the referee does, and is put back at the end."""
     n = len(tokens) - 1
     batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
     nats = np.zeros(n, np.float32)
     stream = torch.from_numpy(tokens.astype(np.int64)).to(r.device)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
     compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and len(batches) > 8 else model.nats
-    learner, weights = (Optimizer(model, s, r), model.weights()) if ttt else (None, {})
+    learner, weights = (Optimizer(model, s, dataclasses.replace(r, compile=False)), model.weights()) if ttt else (None, {})
     mine = batches if ttt else batches[r.rank :: r.world]
     with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):
         for i, (starts, length, last) in enumerate(mine):

@@ -246,6 +246,16 @@ def test_the_header_has_every_setting_that_learning_needs(lanes, tokens):
     np.testing.assert_allclose(scores(model, other, tokens, 0.5), learned, atol=1e-6)
 
 
+def test_the_learner_is_never_compiled(lanes, tokens, monkeypatch):
+    """The referee's is not either, and a difference in rounding would grow from step to step."""
+    model, s = lanes
+    plain = scores(model, s, tokens, 0.5)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    compiling = Runtime(torch.device("cpu"), torch.float32, True, [])
+    learned = score(model, tokens, s, compiling, Log(False), "test", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=0.5)
+    np.testing.assert_array_equal(learned, plain)
+
+
 def test_glances_never_learn(main, tmp_path):
     """Two runs that differ in TTT_LR alone: the same glances and weights, other scores."""
     runs = [main(RUN_ID=f"share{share}", **(LANES | {"TTT_LR": share}), VAL_LOSS_EVERY=2, VAL_LOSS_TOKENS=200) for share in (0, 1)]

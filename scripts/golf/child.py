@@ -9,6 +9,7 @@ and common offences easy to name. What holds a hostile one back is the jail and 
 from __future__ import annotations
 
 import ctypes.util
+import dataclasses
 import importlib.util
 import json
 import os
@@ -161,7 +162,8 @@ class Plain:
         self.module, self.softcap = module, s.LOGIT_SOFTCAP
         if s.values.get("TTT_LR"):  # the steps of the trainer's own score()
             self.windows, self.learned, self.s = 1, 0, s
-            self.learner, self.learn = module.Optimizer(self.model, s, self.runtime), self.learn_from
+            self.learner = module.Optimizer(self.model, s, dataclasses.replace(self.runtime, compile=False))
+            self.learn = self.learn_from
 
     def compute(self, tokens: object, last: int) -> object:
         usual = self.compiled is not None and tuple(tokens.shape) == (self.windows, self.seq_len) and last == self.stride
