@@ -32,22 +32,17 @@ def stream(folder: Path, split: str) -> np.ndarray:
     return load_tokens(f"{folder}/*_{split}_000000.bin", 2**40, 65_536)
 
 
-def measure(folder: Path, tokenizer: Path, val_documents: int, train_documents: int) -> tuple[int, int, float]:
-    """Targets of the first validation documents, their bytes, and the bytes of a train token, BOS counted."""
-    table, sizes, counts = ByteTable.load(tokenizer), [], []
-    for split, number in (("val", val_documents), ("train", train_documents)):
-        tokens = stream(folder, split)
-        tokens = tokens[: document_bounds(tokens)[number]]
-        sizes.append(int(table.target_bytes(tokens[:-1], tokens[1:]).sum()))
-        counts.append(len(tokens))
-    return counts[0] - 1, sizes[0], sizes[1] / counts[1]
+def measure(tokens: np.ndarray, number: int, table: ByteTable) -> tuple[int, int]:
+    """Tokens of the first documents of a stream, BOS counted, and the bytes of their targets."""
+    tokens = tokens[: document_bounds(tokens)[number]]
+    return len(tokens), int(table.target_bytes(tokens[:-1], tokens[1:]).sum())
 
 
 def make(args: argparse.Namespace) -> None:
     """Raises DataError or ToolError."""
     sets, tokenizers = args.data_root / "datasets", args.data_root / "tokenizers"
-    known, known_model = sets / args.known, tokenizers / args.known_tokenizer
-    table, train, val = ByteTable.load(known_model), stream(known, "train"), stream(known, "val")
+    known, table = sets / args.known, ByteTable.load(tokenizers / args.known_tokenizer)
+    train, val = stream(known, "train"), stream(known, "val")
     texts = documents(train[: args.train_bytes], table)  # a token stands for a byte or more
     texts = texts[: int(np.searchsorted(np.cumsum([len(x.encode()) for x in texts]), args.train_bytes)) + 1]
     if len(texts) == len(document_bounds(train)) - 1:
@@ -57,19 +52,21 @@ def make(args: argparse.Namespace) -> None:
     if number < 1 or not texts:
         raise ToolError(f"{known}: no whole document in the first shard; other shards, or --known NAME")
     val_texts = documents(val[: bounds[number]], table)
-    targets, scored_bytes, known_bytes = measure(known, known_model, number, len(texts))
-    print(f"VOCAB_SIZE={len(table.base_bytes)} VAL_TOKENS={targets} ITERATIONS={args.steps} val_bytes:{scored_bytes}")
+    (val_count, val_bytes), (train_count, train_bytes) = measure(val, number, table), measure(train, len(texts), table)
+    print(f"VOCAB_SIZE={len(table.base_bytes)} VAL_TOKENS={val_count - 1} ITERATIONS={args.steps} val_bytes:{val_bytes}")
     for vocab in args.vocabularies:
         folder, model = sets / f"decoded_sp{vocab}", tokenizers / f"decoded_{vocab}_bpe.model"
         train_tokenizer(texts, vocab, model)
         pairs = [("val", x) for x in val_texts] + [("train", x) for x in texts]
         note = f"The text of {known.name} in another vocabulary, {len(texts)} of its train documents."
         write_dataset(folder, pairs, PieceEncoder(model, 1), prefix="decoded", note=note, smoke=False, source=tool_versions())
-        targets, own_bytes, token_bytes = measure(folder, model, number, len(texts))
-        if own_bytes != scored_bytes:
-            raise ToolError(f"{folder}: {own_bytes} validation bytes, not the {scored_bytes} of {known.name}: it changes the text")
-        steps = round(args.steps * known_bytes / token_bytes)
-        print(f"VOCAB_SIZE={vocab} VAL_TOKENS={targets} ITERATIONS={steps} val_bytes:{own_bytes} bytes_a_token:{token_bytes:.4f}")
+        own = ByteTable.load(model)
+        count, own_bytes = measure(stream(folder, "val"), number, own)
+        if own_bytes != val_bytes:
+            raise ToolError(f"{folder}: {own_bytes} validation bytes, not the {val_bytes} of {known.name}: it changes the text")
+        tokens, token_bytes = measure(stream(folder, "train"), len(texts), own)
+        steps = round(args.steps * (train_bytes / train_count) / (token_bytes / tokens))
+        print(f"VOCAB_SIZE={vocab} VAL_TOKENS={count - 1} ITERATIONS={steps} val_bytes:{own_bytes}")
 
 
 def run() -> int:
