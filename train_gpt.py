@@ -32,6 +32,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 # Settings =============================================================================================================
 # shared: begin settings
@@ -531,7 +532,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         band = torch.ones(window, 2 * window, dtype=torch.bool, device=q.device).tril(window).triu(1)
         y = F.scaled_dot_product_attention(*blocks, band)
         return torch.cat((first, y.unflatten(0, (len(q), -1)).movedim(1, 2).flatten(2, 3)), 2)[:, :, :T]
-    if not q.is_cuda and q.dtype is torch.bfloat16:  # plain products are twice as fast as PyTorch's fused kernel here
+    if not q.is_cuda and q.dtype is torch.bfloat16 and T <= 256:  # so short, plain products beat PyTorch's fused kernel
         future = torch.ones(T, T, dtype=torch.bool).triu(1)
         return (q @ k.mT * scale).masked_fill(future, -math.inf).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.size(1) != q.size(1))
@@ -680,18 +681,14 @@ class Optimizer:
             update = self.orthogonalize(g.lerp_(m, mu), s.MUON_NS_STEPS, self.dtype)
             torch._foreach_mul_(weights, 1 - lr * s.MUON_WEIGHT_DECAY)
             torch._foreach_add_(weights, list(update.unbind()), alpha=-lr * max(1.0, shape[0] / shape[1]) ** 0.5)
-        b1, b2, base_lr = s.ADAM_BETA1, s.ADAM_BETA2, {"embed": s.EMBED_LR, "table": s.EMBED_LR, "vector": s.VECTOR_LR}
+        base_lr = {"embed": s.EMBED_LR, "table": s.EMBED_LR, "vector": s.VECTOR_LR}
         for role, names in self.adam.items():
             weights = [self.params[n] for n in names]
             grads = [w.grad for w in weights]
             first, second = (list(x) for x in zip(*(self.moments[n] for n in names)))
-            torch._foreach_lerp_(first, grads, 1 - b1)
-            torch._foreach_mul_(second, b2)
-            torch._foreach_addcmul_(second, grads, grads, 1 - b2)
-            denominator = torch._foreach_sqrt(second)
-            torch._foreach_div_(denominator, math.sqrt(1 - b2 ** (step + 1)))
-            torch._foreach_add_(denominator, s.ADAM_EPS)
-            torch._foreach_addcdiv_(weights, first, denominator, -base_lr[role] * lr_scale / (1 - b1 ** (step + 1)))
+            counts = torch.full((len(names),), float(step), device=grads[0].device).unbind()  # where the fused kernel wants them
+            adam(weights, grads, first, second, [], list(counts), fused=True, amsgrad=False, maximize=False, weight_decay=0.0,
+                 beta1=s.ADAM_BETA1, beta2=s.ADAM_BETA2, eps=s.ADAM_EPS, lr=base_lr[role] * lr_scale)
         self.model.zero_grad(set_to_none=True)
     def tensors(self) -> dict[str, Tensor]:
         """The live state by name: what a checkpoint holds beside the weights."""
@@ -1270,10 +1267,12 @@ class Run:
         """Train within the clock; weights.npz is on disk at the end. Returns its meta data. Raises Interrupted, Diverged."""
         s, r, log, clock = self.s, self.runtime, self.log, self.clock
         stepper, order, checkpoint = Stepper(s, r, model), TrainSequences(s, r.world), self.folder / "checkpoint.npz"
-        meta = {"step": 0, "reserve_s": self.forecast(model)[0]}
+        meta = {"step": 0, "reserve_s": self.forecast(model)[0], "data": self.data.hashes}
         with clock.span("warmup", r.synchronize): stepper.warm_up(order.batch(0, r.rank, r.world), log)
         if checkpoint.exists():
             state, meta = load_arrays(checkpoint)
+            if meta.get("data", self.data.hashes) != self.data.hashes:
+                raise DataError(f"--resume {self.folder}: it began on other data than DATA_PATH and TOKENIZER_PATH hold now; put those back")
             stepper.load_state(state)
             clock.seconds = meta["seconds"]
             log("resumed " + kv(step=meta["step"], train_s=clock.training()))
@@ -1293,47 +1292,45 @@ class Run:
             clock.book()
             if r.rank == 0: save_arrays(checkpoint, stepper.state(), meta | {"step": step, "seconds": clock.seconds})
 
-        prefetcher = Prefetcher(lambda step: stepper.prepare(order.batch(step, r.rank, r.world)), step)
+        ahead = contextlib.closing(Prefetcher(lambda step: stepper.prepare(order.batch(step, r.rank, r.world)), step))
         total, unit = (s.MAX_WALLCLOCK_SECONDS, "s") if s.MAX_WALLCLOCK_SECONDS else (s.ITERATIONS, "steps")
-        try:
-            with clock.span("train", r.synchronize), log.progress("train", total, unit) as bar:
-                while True:
-                    seconds = clock.training()
-                    soon = seconds + (seconds - first_s) / max(1, step - first_step)  # when the step to come will be done
-                    progress, stop = r.agree_max(progress_of(s, step, soon, meta["reserve_s"]), interrupt.signal)
-                    if stop:
-                        save()
-                        interrupt.signal = int(stop)
-                        raise Interrupted
-                    if progress >= 1.0: break
-                    if s.CHECKPOINT_EVERY_SECONDS and seconds - saved_s >= s.CHECKPOINT_EVERY_SECONDS:
-                        save()
-                        saved_s = seconds
-                    scale = lr_scale(s, step, progress)
-                    launched = stepper.launch(step, prefetcher.next(), scale)
-                    step += 1
-                    pending.append((step, launched))
-                    settle(r.steps_in_flight)
-                    now = clock.training()
-                    bar(now - seconds if unit == "s" else 1, kv(step=step, loss=losses[-1] if losses else math.nan))
-                    if int(order.epoch(step)) > int(order.epoch(step - 1)):
-                        log("data " + kv(epoch=int(order.epoch(step)), begins_at_step=step))
-                    if step % s.TRAIN_LOG_EVERY == 0 or step == 1:
-                        rate = (step - said_step) * s.TRAIN_BATCH_TOKENS / (now - said_s)
-                        left = now / progress_of(s, step, now, meta["reserve_s"]) - now
-                        loss = float(np.mean(losses)) if losses else math.nan
-                        log(kv(step=step, train_loss=loss, lr_scale=scale, train_s=now, tokens_per_s=round(rate), left_s=round(left)))
-                        losses.clear()
-                        said_step, said_s = step, now
-                    if s.VAL_LOSS_EVERY and step % s.VAL_LOSS_EVERY == 0:
-                        with clock.span("validation", r.synchronize):
-                            tokens = self.data.val_tokens[: s.VAL_LOSS_TOKENS + 1]
-                            nats = score(model, tokens, s, r, log, "validation", s.TRAIN_SEQ_LEN, s.TRAIN_SEQ_LEN)
-                            glance = bits_per_byte(nats, self.data.val_bytes[: len(nats)])
-                            log(kv(step=step, glance_targets=len(nats), val_loss=glance[0], val_bpb=glance[1]))
-                settle(0)
-        finally:
-            prefetcher.close()
+        with ahead as prefetcher, clock.span("train", r.synchronize), log.progress("train", total, unit) as bar:
+            while True:
+                seconds = clock.training()
+                soon = seconds + (seconds - first_s) / max(1, step - first_step)  # when the step to come will be done
+                progress, stop = r.agree_max(progress_of(s, step, soon, meta["reserve_s"]), interrupt.signal)
+                if stop:
+                    save()
+                    interrupt.signal = int(stop)
+                    raise Interrupted
+                if progress >= 1.0: break
+                if s.CHECKPOINT_EVERY_SECONDS and seconds - saved_s >= s.CHECKPOINT_EVERY_SECONDS:
+                    saved_s = seconds
+                    try: save()
+                    except UserError as e: log(f"warning: {e}; training goes on without this checkpoint")
+                scale = lr_scale(s, step, progress)
+                launched = stepper.launch(step, prefetcher.next(), scale)
+                step += 1
+                pending.append((step, launched))
+                settle(r.steps_in_flight)
+                now = clock.training()
+                bar(now - seconds if unit == "s" else 1, kv(step=step, loss=losses[-1] if losses else math.nan))
+                if int(order.epoch(step)) > int(order.epoch(step - 1)):
+                    log("data " + kv(epoch=int(order.epoch(step)), begins_at_step=step))
+                if step % s.TRAIN_LOG_EVERY == 0 or step == 1:
+                    rate = (step - said_step) * s.TRAIN_BATCH_TOKENS / (now - said_s)
+                    left = now / progress_of(s, step, now, meta["reserve_s"]) - now
+                    loss = float(np.mean(losses)) if losses else math.nan
+                    log(kv(step=step, train_loss=loss, lr_scale=scale, train_s=now, tokens_per_s=round(rate), left_s=round(left)))
+                    losses.clear()
+                    said_step, said_s = step, now
+                if s.VAL_LOSS_EVERY and step % s.VAL_LOSS_EVERY == 0:
+                    with clock.span("validation", r.synchronize):
+                        tokens = self.data.val_tokens[: s.VAL_LOSS_TOKENS + 1]
+                        nats = score(model, tokens, s, r, log, "validation", s.TRAIN_SEQ_LEN, s.TRAIN_SEQ_LEN)
+                        glance = bits_per_byte(nats, self.data.val_bytes[: len(nats)])
+                        log(kv(step=step, glance_targets=len(nats), val_loss=glance[0], val_bpb=glance[1]))
+            settle(0)
         meta |= {"steps": step, "train_tokens": step * s.TRAIN_BATCH_TOKENS, "epochs": order.epoch(step), "seconds": clock.seconds}
         if r.rank == 0:
             save_arrays(self.folder / "weights.npz", model.weights(), meta)

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import types
 
@@ -248,6 +249,22 @@ def test_disk_full_in_the_middle_of_a_file(main, tmp_path, during, name, share, 
     assert not (folder / name).exists() and not list(folder.glob("*.part"))
 
 
+def test_disk_full_at_a_checkpoint_does_not_stop_the_run(main, finished, tmp_path, monkeypatch):
+    """The clock's own checkpoints are a precaution: without one of them the run goes on, and says so."""
+    real = train_gpt.atomic_write
+
+    def full(path, write):
+        if path.name == "checkpoint.npz":
+            raise train_gpt.UserError(f"could not write {path}: the disk is full")
+        real(path, write)
+
+    monkeypatch.setattr(train_gpt, "time", SteppingTime())
+    monkeypatch.setattr(train_gpt, "atomic_write", full)
+    done = main(RUN_ID="x", CHECKPOINT_EVERY_SECONDS=0.1)
+    assert done.code == 0 and "checkpoint.npz: the disk is full; training goes on without this checkpoint" in done.out
+    same_as_uninterrupted(tmp_path / "runs/x", finished)
+
+
 def test_a_log_that_cannot_be_written_does_not_stop_the_run(tmp_path, capsys):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -299,6 +316,22 @@ def test_damaged_files_are_named(main, stopped, name, keep):
 def test_another_model_is_refused(main, stopped):
     done = main("--resume", stopped, bare=True, MODEL_DIM=64)
     assert done.code == 2 and "MODEL_DIM" in done.err
+
+
+@pytest.mark.parametrize("kind", ["train", "val", "tokenizer"])
+def test_other_data_are_refused(main, stopped, tiny, tmp_path, kind):
+    """The same names, another content: two tokens of a shard swapped, or two bytes more in the tokenizer's model."""
+    copy = tmp_path / "data"
+    shutil.copytree(tiny.folder, copy)
+    text = (stopped / "settings.env").read_text()
+    (stopped / "settings.env").write_text(text.replace(str(tiny.folder), str(copy)))
+    path = copy / "t.model" if kind == "tokenizer" else next(copy.glob(f"*_{kind}_*.bin"))
+    data = path.read_bytes()
+    path.write_bytes(data + b"\x1a\x00" if kind == "tokenizer" else data[:1030] + data[1032:1034] + data[1030:1032] + data[1034:])
+    done = main("--resume", stopped, bare=True)
+    assert done.code == 2 and "it began on other data" in done.err
+    path.write_bytes(data)
+    assert main("--resume", stopped, bare=True).code == 0
 
 
 # --------------------------------------------------------------------------------------------------- divergence
