@@ -12,6 +12,7 @@ import pickle
 import random
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -22,6 +23,8 @@ import pytest
 from folders import NO_PINS, OPEN, RECORD, ROOT, check, edit, make_folder, reseal, reseed, rules_of, tracks
 from golf import source, texts
 from golf.rules import check_folder
+
+import train_gpt
 
 TARGETS = 1500
 
@@ -395,6 +398,27 @@ def test_open_lane_takes_any_machine(finished, tmp_path):
     log(folder, (r"cap_bytes:\d+", "cap_bytes:16000000"))
     reseal(folder)
     assert rules_of(check(folder)) == {"B1"}
+
+
+def test_a_resumed_run_passes_and_hides_no_time(main, tmp_path, monkeypatch):
+    """The first speed after a stop counts from where the run went on, which is no earlier than the line before it says."""
+    real = train_gpt.Stepper.launch
+
+    def launch(stepper, step, *rest):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(stepper, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_gpt.Stepper, "launch", launch)
+        assert main(RUN_ID="x", TRAIN_LOG_EVERY=4).code == 130
+    run = tmp_path / "runs" / "x"
+    assert main("--resume", run, bare=True).code == 0
+    folder = make_folder(tmp_path / "records", [run])
+    assert "\nresumed step:7 " in (folder / "train.log").read_text() and not check(folder).findings
+    log(folder, (r"^resumed step:7 train_s:\S+", "resumed step:7 train_s:0.00001"))
+    reseal(folder)
+    assert rules_of(check(folder)) == {"C1"}
 
 
 def test_a_changed_measuring_section_is_pointed_out(folder):

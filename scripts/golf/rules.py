@@ -34,7 +34,7 @@ from golf.records import (
     ordered_logs,
     settings_text,
 )
-from golf.runs import COUNTED_SPANS, FREE_SPANS, LogError, LogFacts, parse_log, sha256_of
+from golf.runs import COUNTED_SPANS, FREE_SPANS, LogError, LogFacts, Step, parse_log, sha256_of
 from golf.texts import TextError, read_json, read_text, safe, suspicious_lines
 
 FASTER_CARDS = re.compile(
@@ -433,19 +433,21 @@ def check_clock(report: Report, name: str, f: LogFacts, find: Callable) -> None:
     batch = int(float(f.settings["TRAIN_BATCH_TOKENS"]))
     if f.trained["tokens"] != f.trained["steps"] * batch:
         find("C1", f"tokens:{f.trained['tokens']}", f"{f.trained['steps'] * batch}, steps times TRAIN_BATCH_TOKENS")
-    for before, after in zip(f.steps, f.steps[1:]):
-        if not (before.step < after.step and before.train_s <= after.train_s):
-            if after.step > before.step or after.step < 1:
-                find(
-                    "C1",
-                    f"line {after.line}: step {after.step} at {after.train_s} s",
-                    f"later than step {before.step} at {before.train_s} s",
-                )
-            continue
-        rate = (after.step - before.step) * batch / max(after.train_s - before.train_s, 1e-9)
-        coarse = 2e-5 * after.train_s / max(after.train_s - before.train_s, 1e-9)  # times are printed with 6 digits
-        if after.tokens_per_s and not close(rate, after.tokens_per_s, 0.02 + coarse, 1.0):
-            find("C1", f"line {after.line}: tokens_per_s:{after.tokens_per_s:g}", f"about {rate:.0f}, from steps and train_s")
+    went_on: list[Step] = []  # the lines so far, but for those of steps that a resumed run takes again
+    for now in f.steps:
+        resumed = now.tokens_per_s is None
+        while went_on and went_on[-1].step >= now.step + resumed:
+            went_on.pop()
+        before = went_on[-1] if went_on else None
+        if now.step < (0 if resumed else 1) or (before and now.train_s < before.train_s):
+            earlier = f"after step {before.step} at {before.train_s} s" if before else "step 1 or later"
+            find("C1", f"line {now.line}: step {now.step} at {now.train_s} s", earlier)
+        elif before and not resumed:
+            seconds = max(now.train_s - before.train_s, 1e-9)
+            rate, coarse = (now.step - before.step) * batch / seconds, 2e-5 * now.train_s / seconds  # times are printed with 6 digits
+            if now.tokens_per_s and not close(rate, now.tokens_per_s, 0.02 + coarse, 1.0):
+                find("C1", f"line {now.line}: tokens_per_s:{now.tokens_per_s:g}", f"about {rate:.0f}, from steps and train_s")
+        went_on.append(now)
     if f.steps and f.steps[-1].train_s > f.trained["train_s"] * 1.0001:
         find("C1", f"line {f.steps[-1].line}: train_s:{f.steps[-1].train_s}", f"at most {f.trained['train_s']}, the whole of training")
     if f.steps and f.steps[-1].step > f.trained["steps"]:

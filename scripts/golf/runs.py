@@ -33,7 +33,7 @@ class Step:
     line: int
     step: int
     train_s: float
-    tokens_per_s: float
+    tokens_per_s: float | None  # None: where a resumed run went on
 
 
 @dataclasses.dataclass
@@ -121,7 +121,10 @@ def parse_log(text: str) -> LogFacts:
                 auxiliary[row.get("name", "")] = float(row["val_bpb"])
         elif m := re.match(r"(data|size|trained|scored|export|resumed|" + FINAL + r") (?=\w+:)", line):
             rest = line[m.end() :]
-            by_label.setdefault(m[1], {}).update(numbers(rest))
+            row = numbers(rest)
+            by_label.setdefault(m[1], {}).update(row)
+            if m[1] == "resumed" and {"step", "train_s"} <= row.keys():
+                steps.append(Step(number, int(row["step"]), row["train_s"], None))
             finals += m[1] == FINAL
             hexes = {k: v for k, v in pairs(rest).items() if re.fullmatch(r"[0-9a-f]{64}", v)}
             if m[1] == "data":
