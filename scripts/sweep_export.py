@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Export the weights of a finished run again with other export settings, and score each artifact: no training.
+
+    python3 scripts/sweep_export.py runs/ID STEP_EMBED=0.014,0.04 STEP_TABLE=0.4,0.9 [--targets 65536]
+
+Every combination of the values is a row: bytes in all, val_bpb on the first --targets of the validation set, and how much of
+that the export cost. A run with TARGET_BYTES has every row fitted to it, so that rows compare at equal bytes. Windows are the
+run's own; test-time training is left out. The run's train_gpt.py does the work, so this is for one's own runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+
+from golf.report_scores import ScoresError, import_trainer, open_run
+
+EXPORT_KEYS = "QUANT BITS_MATRIX BITS_EMBED STEP_MATRIX STEP_TABLE STEP_EMBED CALIBRATION_TOKENS GPTQ_DAMP TARGET_BYTES CODEC".split()
+
+
+class SweepError(Exception):
+    """Something in the command line or the run folder that the user can mend."""
+
+
+def parse_axes(items: list[str], known: list[str]) -> dict[str, list[str]]:
+    """KEY=VALUE,VALUE items to lists of values. Raises SweepError."""
+    axes: dict[str, list[str]] = {}
+    for item in items:
+        name, _, values = item.partition("=")
+        if name not in known or not values or name in axes:
+            raise SweepError(f"`{item}`: give each export setting once, as KEY=VALUE,VALUE; they are {' '.join(known)}")
+        axes[name] = values.split(",")
+    return axes
+
+
+def validation_hash(folder: Path) -> str:
+    """Of the tokens a finished run was scored on. Raises SweepError."""
+    try:
+        return json.loads((folder / "result.json").read_text(encoding="utf-8"))["data_hashes"]["val_tokens_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise SweepError(f"{folder} has no result.json of a finished run ({type(e).__name__}); `ls runs` shows the runs") from None
+
+
+def sweep(folder: Path, items: list[str], targets: int) -> None:
+    """Print the table. Raises SweepError, ScoresError or the trainer's UserError."""
+    wanted = validation_hash(folder)
+    trainer = import_trainer(folder)
+    run = open_run(trainer, folder, targets, wanted)
+    s, data = run.s, run.data
+    axes = parse_axes(items, [key for key in EXPORT_KEYS if key in s.table])
+    weights, _ = trainer.load_arrays(folder / "weights.npz")
+    code_bytes, model, moments = (folder / "train_gpt.py").stat().st_size, trainer.GPT(s, run.runtime), {}
+
+    def bpb_of(tensors: dict) -> float:
+        model.load_weights(tensors)
+        nats = trainer.score(model, data.val_tokens, s, run.runtime, run.log, "sweep", s.EVAL_SEQ_LEN, s.EVAL_STRIDE)
+        return trainer.bits_per_byte(nats, data.val_bytes)[1]
+
+    exact, begin = bpb_of(weights), time.monotonic()
+    print(f"{folder}: val_bpb {exact:.6f} before export, {len(data.val_bytes)} targets, windows of {s.EVAL_SEQ_LEN} every {s.EVAL_STRIDE}\n")
+    print("| " + " | ".join([*axes, "bytes", "val_bpb", "export cost"]) + " |\n|" + "---|" * (len(axes) + 3))
+    rows = list(itertools.product(*axes.values()))
+    for done, values in enumerate(rows, 1):
+        for name, value in zip(axes, values):
+            s.set(name, value, "command line")
+        trainer.check_settings(s)
+        if s.CALIBRATION_TOKENS not in moments:
+            model.load_weights(weights)
+            moments[s.CALIBRATION_TOKENS] = run.calibrate(model)
+        factor, artifact = trainer.fit_artifact(weights, s, code_bytes, moments[s.CALIBRATION_TOKENS])
+        bpb = bpb_of(trainer.decode_artifact(artifact)[1])
+        fitted = f" (steps x {factor:.3f})" if s.TARGET_BYTES else ""
+        print("| " + " | ".join([*values, f"{code_bytes + len(artifact)}{fitted}", f"{bpb:.6f}", f"{bpb - exact:+.6f}"]) + " |", flush=True)
+        left_s = (time.monotonic() - begin) / done * (len(rows) - done)
+        print(f"row {done} of {len(rows)}, about {left_s:.0f} s left", file=sys.stderr)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("axes", nargs="*", metavar="KEY=VALUE,VALUE", help="export settings: " + " ".join(EXPORT_KEYS))
+    parser.add_argument("--targets", type=int, default=65_536, help="validation targets that each row is scored on (default 65536)")
+    args = parser.parse_args()
+    try:
+        sweep(args.folder, args.axes, args.targets)
+    except Exception as e:
+        if not isinstance(e, (SweepError, ScoresError)) and type(e).__name__ not in ("UserError", "DataError", "ArtifactError"):
+            raise
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
