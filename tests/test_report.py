@@ -218,6 +218,21 @@ def test_bytes_by_class_are_about_the_artifact(run):
     assert sum(x["bytes"] for x in sizes.values()) == pytest.approx((run / "artifact.bin").stat().st_size, rel=0.1)
 
 
+def test_bytes_by_class_of_a_run_with_a_byte_target(finished_lanes, tmp_path):
+    """Packed with the steps that the target came to: the log's, not those of the settings."""
+    folder = tmp_path / "fitted"
+    shutil.copytree(finished_lanes[0], folder)
+
+    def total() -> int:
+        return sum(x["bytes"] for x in scores_of(folder, TOKENS, val_hash(folder))["bytes"].values())
+
+    as_shipped = total()
+    assert as_shipped == pytest.approx((folder / "artifact.bin").stat().st_size, rel=0.3)  # each class so small brings tables of its own
+    edit(folder / "train.log", (r"^(fitted .*STEP_MATRIX:)\S+", r"\g<1>8.0"))
+    (folder / report_scores.CACHE).unlink()
+    assert total() < 0.9 * as_shipped
+
+
 def test_kept_scores_are_used_until_something_changes(run, monkeypatch, tmp_path: Path):
     folder, wanted = tmp_path / "kept", val_hash(run)
     shutil.copytree(run, folder)

@@ -89,7 +89,7 @@ def span_chart(runs: list) -> figure | None:
 
 
 def byte_charts(runs: list) -> tuple[figure | None, figure | None]:
-    """(by tensor class, by bits). Classes are packed one by one; what packing them together saves or costs goes to `together`."""
+    """(by tensor class, by bits). What the classes share goes to `header and rest`."""
     runs = [r for r in runs if r.result and r.scores and r.scores["bytes"]]
     names = [r.label for r in runs]
     if not runs:
@@ -101,12 +101,11 @@ def byte_charts(runs: list) -> tuple[figure | None, figure | None]:
     by_class |= {kind: [size.get(kind, {}).get("bytes", 0) for size in sizes] for kind in kinds}
     rest = [r.result.facts.size["model_bytes"] - sum(x["bytes"] for x in size.values()) for r, size in zip(runs, sizes)]
     by_class["header and rest"] = [max(0, extra) for extra in rest]
-    by_bits: dict[str, list[float]] = {}
+    by_bits: dict[tuple[int, ...], list[float]] = {}
     for i, size in enumerate(sizes):
         for part in size.values():
-            key = "/".join(str(b) for b in part["bits"]) + " bits"
-            by_bits.setdefault(key, [0.0] * len(runs))[i] += part["bytes"]
-    in_order = dict(sorted(by_bits.items(), key=lambda item: int(item[0].partition("/")[0].partition(" ")[0])))
+            by_bits.setdefault(tuple(part["bits"]), [0.0] * len(runs))[i] += part["bytes"]
+    in_order = {"/".join(f"{b} bits" if b else "steps" for b in bits): part for bits, part in sorted(by_bits.items())}
     return stacked(names, by_class, "bytes", cap), stacked(names, in_order, "bytes")
 
 

@@ -6,18 +6,22 @@ nats.npz. This runs the code in that folder, so it is for one's own runs; nothin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import math
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-FORMAT = 2  # of nats.npz; another number makes old caches stale
+from golf.runs import numbers
+
+FORMAT = 3  # of nats.npz; another number makes old caches stale
 CACHE = "nats.npz"
 SHORTEST_CONTEXT = 32
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,8 +159,9 @@ def compute(trainer: ModuleType, folder: Path, tokens: int, wanted_sha256: str) 
 
 
 def weight_scores(trainer: ModuleType, folder: Path, s: object, model: object, score_again: object, shipped: float) -> dict[str, object]:
-    """Bytes of every tensor class, packed by itself, and what exporting it costs in bpb.
+    """Bytes of every tensor class, and what exporting it costs in bpb.
 
+    The bytes of a class: those of all weights, rounded to nearest and packed, less those of all others.
     The cost of a class: the score with all weights as shipped, less the score when this class alone gets its exact weights back.
     """
     try:
@@ -164,23 +169,27 @@ def weight_scores(trainer: ModuleType, folder: Path, s: object, model: object, s
         _, decoded = trainer.decode_artifact((folder / "artifact.bin").read_bytes())
     except trainer.UserError as e:
         return {"bytes": {}, "gap": {}, "weights_note": str(e)}
+    for line in (folder / "train.log").read_text(encoding="utf-8").splitlines():
+        if line.startswith("fitted "):  # the steps that TARGET_BYTES came to, in place of those of the settings
+            s.values |= {key: value for key, value in numbers(line.removeprefix("fitted ")).items() if key in s.values}
     classes: dict[str, list[str]] = {}
     for name in decoded:
         classes.setdefault(class_of(trainer, name), []).append(name)
-    sizes, gap = {}, {}
+
+    def packed(without: Sequence[str] = ()) -> int:
+        return len(trainer.encode_artifact({n: exact[n] for n in decoded if n not in without}, s))
+
+    sizes, gap, whole = {}, {}, 0
     for kind, names in classes.items():
-        try:
-            bits = sorted({trainer.bits_of(s, n) for n in names})
-            weights = sum(exact[n].size for n in names)
-            sizes[kind] = {"bytes": len(trainer.encode_artifact({n: exact[n] for n in names}, s)), "bits": bits, "weights": weights}
-        except (AttributeError, TypeError, KeyError):  # a trainer that packs in another way
-            sizes = {}
+        with contextlib.suppress(AttributeError, TypeError, KeyError):  # a trainer that packs in another way
+            bits, weights = sorted({trainer.bits_of(s, n) for n in names}), sum(exact[n].size for n in names)
+            whole = whole or packed()
+            sizes[kind] = {"bytes": whole - packed(names), "bits": bits, "weights": weights}
         model.load_weights(decoded | {n: exact[n] for n in names})
         gap[kind] = shipped - score_again()
     model.load_weights(exact)
     gap["all"] = shipped - score_again()
-    fitted = s.values.get("TARGET_BYTES")  # then the steps are not those of the settings, and neither are the sizes
-    return {"bytes": {} if fitted else sizes, "gap": gap}
+    return {"bytes": sizes, "gap": gap}
 
 
 def by_position(scores: dict[str, object]) -> list[tuple[int, int, float]]:
