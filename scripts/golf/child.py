@@ -161,7 +161,7 @@ class Plain:
         self.compiled = torch.compile(self.model.logits, dynamic=False) if self.runtime.compile and hasattr(self.model, "logits") else None
         self.module, self.softcap = module, s.LOGIT_SOFTCAP
         if s.values.get("TTT_LR"):  # the steps of the trainer's own score()
-            self.windows, self.learned, self.s = 1, 0, s
+            self.windows, self.learned, self.s, self.compiled = 1, 0, s, None
             self.learner = module.Optimizer(self.model, s, dataclasses.replace(self.runtime, compile=False))
             self.learn = self.learn_from
 
