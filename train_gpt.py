@@ -502,11 +502,13 @@ def norm(x: Tensor) -> Tensor:
 
 WATCH: list[Callable[[Tensor, Tensor], None]] = []  # told the input of every matrix: second_moments puts itself here
 
-def linear(x: Tensor, *weights: Tensor) -> Tensor:
-    """x times each of some matrices, side by side. Weights live in float32 and are cast to the type of the activations at use."""
+def linear(x: Tensor, *weights: Tensor, scale: Tensor | None = None) -> Tensor:
+    """x times each of some matrices, side by side, and times `scale` (outputs,), folded into the matrix: so it costs no pass over the
+    activations, forward or backward. Weights live in float32 and are cast to the type of the activations at use."""
     for watch in WATCH:
         for weight in weights: watch(x, weight)
-    return F.linear(x, (torch.cat(weights) if len(weights) > 1 else weights[0]).to(x.dtype))
+    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+    return F.linear(x, (weight if scale is None else scale[:, None] * weight).to(x.dtype))
 
 def rotary_table(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
@@ -515,10 +517,10 @@ def rotary_table(length: int, head_dim: int, base: float, device: torch.device) 
     return angle.cos().float().to(device), angle.sin().float().to(device)
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the two halves of each head by its position: (B, H, T, head_dim)."""
-    a, b = x.chunk(2, -1)
+    """Rotate the two halves of each head, a and b, by its position: (B, H, T, head_dim) -> a cos - b sin, b cos + a sin."""
+    swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # b, a: a compiler fuses it with the norm, which a `cat` of halves prevents
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+    return x * torch.cat((cos, cos), -1) + swapped * torch.cat((-sin, sin), -1)
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Causal attention, (B, heads, T, head_dim); in a window, a position sees itself and the window - 1 before it."""
@@ -547,15 +549,15 @@ class Attention(nn.Module):
         self.k, self.v = (nn.Parameter(torch.empty(kv_dim, s.MODEL_DIM)) for _ in range(2))
         self.q_gain = nn.Parameter(torch.full((s.NUM_HEADS,), s.QK_GAIN_INIT))
         if s.HEAD_GATE: self.gate = nn.Parameter(torch.zeros(s.NUM_HEADS, min(s.HEAD_GATE, s.MODEL_DIM)))
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor) -> Tensor:
         B, T, D = x.shape
         heads = linear(x, self.q, self.k, self.v).view(B, T, -1, self.head_dim).transpose(1, 2)  # one product, not three
-        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)  # (B, H, T, head_dim)
-        q = rotate(norm(q) * self.q_gain.to(x.dtype)[:, None, None], cos, sin)
-        k = rotate(norm(k), cos, sin)
+        qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), 1)  # (B, H, T, head_dim)
+        gain = F.pad(self.q_gain, (0, self.kv_heads), value=1.0).to(x.dtype)[:, None, None]
+        q, k = rotate(norm(qk) * gain, cos, sin).split((self.heads, self.kv_heads), 1)
         y = attend(q, k, v, self.window).transpose(1, 2)  # (B, T, H, head_dim)
         if hasattr(self, "gate"): y = y * 2 * F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype)).sigmoid()[..., None]
-        return linear(y.reshape(B, T, D), self.out)
+        return linear(y.reshape(B, T, D), self.out, scale=scale)
 
 class MLP(nn.Module):
     """Two matrices with a squared, perhaps leaky, ReLU between them (Primer, arXiv:2109.08668)."""
@@ -564,8 +566,8 @@ class MLP(nn.Module):
         self.up = nn.Parameter(torch.empty(s.MLP_MULT * s.MODEL_DIM, s.MODEL_DIM))
         self.down = nn.Parameter(torch.empty(s.MODEL_DIM, s.MLP_MULT * s.MODEL_DIM))
         self.leak = s.MLP_LEAK
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(F.leaky_relu(linear(x, self.up), self.leak).square(), self.down)
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return linear(F.leaky_relu(linear(x, self.up), self.leak).square(), self.down, scale=scale)
 
 class Block(nn.Module):
     """Mixes the stream with the embedding (`mix`), then adds attention and MLP, each with a scale per channel."""
@@ -576,10 +578,10 @@ class Block(nn.Module):
         self.mlp_scale = nn.Parameter(torch.ones(s.MODEL_DIM))
         self.mix = nn.Parameter(torch.stack((torch.ones(s.MODEL_DIM), torch.zeros(s.MODEL_DIM))))
     def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        mix, attn_scale, mlp_scale = (p.to(x.dtype) for p in (self.mix, self.attn_scale, self.mlp_scale))
+        mix = self.mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        x = x + attn_scale * self.attn(norm(x), cos, sin)
-        return x + mlp_scale * self.mlp(norm(x))
+        x = x + self.attn(norm(x), cos, sin, self.attn_scale)
+        return x + self.mlp(norm(x), self.mlp_scale)
 
 class GPT(nn.Module):
     """Tied-embedding GPT. The second half of the blocks gets the outputs of the first half back, last one first (U-Net skips)."""

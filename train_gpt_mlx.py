@@ -491,11 +491,12 @@ cpu_product.vjp(lambda ab, g, _: (g @ mx.contiguous(ab[1].swapaxes(-2, -1)), ab[
 
 WATCH: list[Callable[[mx.array, mx.array], None]] = []  # told the input of every matrix: second_moments puts itself here
 
-def linear(x: mx.array, *weights: mx.array) -> mx.array:
-    """x times each of some matrices, side by side. Weights live in float32 and are cast to the type of the activations at use."""
+def linear(x: mx.array, *weights: mx.array, scale: mx.array | None = None) -> mx.array:
+    """x times each of some matrices, side by side, and times `scale` (outputs,). Weights are float32, cast to the activations' type at use."""
     for watch in WATCH:
         for weight in weights: watch(x, weight)
-    w = (mx.concatenate(weights) if len(weights) > 1 else weights[0]).astype(x.dtype).T
+    weight = mx.concatenate(weights) if len(weights) > 1 else weights[0]
+    w = (weight if scale is None else scale[:, None] * weight).astype(x.dtype).T
     return x @ w if mx.default_device().type == mx.gpu else cpu_product(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], -1)
 
 def rotary_table(length: int, head_dim: int, base: float) -> tuple[mx.array, mx.array]:
@@ -540,15 +541,15 @@ class Attention(nn.Module):
         self.k, self.v = (mx.zeros((kv_dim, s.MODEL_DIM)) for _ in range(2))
         self.q_gain = mx.full((s.NUM_HEADS,), s.QK_GAIN_INIT)
         if s.HEAD_GATE: self.gate = mx.zeros((s.NUM_HEADS, min(s.HEAD_GATE, s.MODEL_DIM)))
-    def __call__(self, x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, cos: mx.array, sin: mx.array, scale: mx.array) -> mx.array:
         B, T, D = x.shape
         heads = linear(x, self.q, self.k, self.v).reshape(B, T, -1, self.head_dim).swapaxes(1, 2)  # one product, not three
-        q, k, v = mx.split(heads, [self.heads, self.heads + self.kv_heads], 1)  # (B, H, T, head_dim)
-        q = rotate(norm(q) * self.q_gain.astype(x.dtype)[:, None, None], cos, sin)
-        k = rotate(norm(k), cos, sin)
+        qk, v = mx.split(heads, [self.heads + self.kv_heads], 1)  # (B, H, T, head_dim)
+        gain = mx.pad(self.q_gain, (0, self.kv_heads), constant_values=1.0).astype(x.dtype)[:, None, None]
+        q, k = mx.split(rotate(norm(qk) * gain, cos, sin), [self.heads], 1)
         y = attend(q, k, v, self.window).swapaxes(1, 2)  # (B, T, H, head_dim)
         if "gate" in self: y = y * 2 * mx.sigmoid(x[..., : self.gate.shape[1]] @ self.gate.T.astype(x.dtype))[..., None]
-        return linear(y.reshape(B, T, D), self.out)
+        return linear(y.reshape(B, T, D), self.out, scale=scale)
 
 class MLP(nn.Module):
     """Two matrices with a squared, perhaps leaky, ReLU between them (Primer, arXiv:2109.08668)."""
@@ -557,9 +558,9 @@ class MLP(nn.Module):
         self.up = mx.zeros((s.MLP_MULT * s.MODEL_DIM, s.MODEL_DIM))
         self.down = mx.zeros((s.MODEL_DIM, s.MLP_MULT * s.MODEL_DIM))
         self.leak = s.MLP_LEAK
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, scale: mx.array) -> mx.array:
         h = linear(x, self.up)
-        return linear(mx.maximum(h, self.leak * h if self.leak else 0).square(), self.down)
+        return linear(mx.maximum(h, self.leak * h if self.leak else 0).square(), self.down, scale=scale)
 
 class Block(nn.Module):
     """Mixes the stream with the embedding (`mix`), then adds attention and MLP, each with a scale per channel."""
@@ -570,10 +571,10 @@ class Block(nn.Module):
         self.mlp_scale = mx.ones((s.MODEL_DIM,))
         self.mix = mx.stack((mx.ones((s.MODEL_DIM,)), mx.zeros((s.MODEL_DIM,))))
     def __call__(self, x: mx.array, x0: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-        mix, attn_scale, mlp_scale = (p.astype(x.dtype) for p in (self.mix, self.attn_scale, self.mlp_scale))
+        mix = self.mix.astype(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        x = x + attn_scale * self.attn(norm(x), cos, sin)
-        return x + mlp_scale * self.mlp(norm(x))
+        x = x + self.attn(norm(x), cos, sin, self.attn_scale)
+        return x + self.mlp(norm(x), self.mlp_scale)
 
 class GPT(nn.Module):
     """Tied-embedding GPT. The second half of the blocks gets the outputs of the first half back, last one first (U-Net skips)."""
