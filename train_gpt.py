@@ -1274,7 +1274,7 @@ class Run:
         if checkpoint.exists():
             state, meta = load_arrays(checkpoint)
             if meta.get("data", self.data.hashes) != self.data.hashes:
-                raise DataError(f"--resume {self.folder}: it began on other data than DATA_PATH and TOKENIZER_PATH hold now; put those back")
+                raise DataError(f"--resume {self.folder}: it began on other data than DATA_PATH and TOKENIZER_PATH hold; put those back")
             stepper.load_state(state)
             clock.seconds = meta["seconds"]
             log("resumed " + kv(step=meta["step"], train_s=clock.training()))

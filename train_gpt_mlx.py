@@ -492,7 +492,7 @@ cpu_product.vjp(lambda ab, g, _: (g @ mx.contiguous(ab[1].swapaxes(-2, -1)), ab[
 WATCH: list[Callable[[mx.array, mx.array], None]] = []  # told the input of every matrix: second_moments puts itself here
 
 def linear(x: mx.array, *weights: mx.array, scale: mx.array | None = None) -> mx.array:
-    """x times each of some matrices, side by side, and times `scale` (outputs,). Weights are float32, cast to the activations' type at use."""
+    """x times each of some matrices, side by side, times `scale` (outputs,). Weights are float32, cast to the type of x at use."""
     for watch in WATCH:
         for weight in weights: watch(x, weight)
     weight = mx.concatenate(weights) if len(weights) > 1 else weights[0]
@@ -1275,7 +1275,7 @@ class Run:
         if checkpoint.exists():
             state, meta = load_arrays(checkpoint)
             if meta.get("data", self.data.hashes) != self.data.hashes:
-                raise DataError(f"--resume {self.folder}: it began on other data than DATA_PATH and TOKENIZER_PATH hold now; put those back")
+                raise DataError(f"--resume {self.folder}: it began on other data than DATA_PATH and TOKENIZER_PATH hold; put those back")
             stepper.load_state(state)
             clock.seconds = meta["seconds"]
             log("resumed " + kv(step=meta["step"], train_s=clock.training()))

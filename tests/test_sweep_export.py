@@ -6,7 +6,6 @@ import shutil
 
 import folders  # noqa: F401  puts scripts/ on the path
 import pytest
-
 import sweep_export
 
 
