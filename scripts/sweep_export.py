@@ -61,7 +61,7 @@ def sweep(folder: Path, items: list[str], targets: int) -> None:
         return trainer.bits_per_byte(nats, data.val_bytes)[1]
 
     exact, begin = bpb_of(weights), time.monotonic()
-    print(f"{folder}: val_bpb {exact:.6f} before export, {len(data.val_bytes)} targets, windows of {s.EVAL_SEQ_LEN} every {s.EVAL_STRIDE}\n")
+    print(f"{folder}: val_bpb {exact:.6f} before export, {len(data.val_bytes)} targets, windows {s.EVAL_SEQ_LEN} every {s.EVAL_STRIDE}\n")
     print("| " + " | ".join([*axes, "bytes", "val_bpb", "export cost"]) + " |\n|" + "---|" * (len(axes) + 3))
     rows = list(itertools.product(*axes.values()))
     for done, values in enumerate(rows, 1):

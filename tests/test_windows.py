@@ -173,7 +173,9 @@ def test_grouped_heads_are_those_of_repeated_keys(tiny_settings):
             getattr(many, name).copy_(many_weight)
         x = torch.randn(2, 20, 32, generator=generator)
         cos, sin = train_gpt.rotary_table(20, 8, 10_000.0, x.device)
-        torch.testing.assert_close(few(x, cos, sin), many(x, cos, sin), atol=1e-4, rtol=1e-4)
+        scale, one = torch.randn(32, generator=generator), torch.ones(32)
+        torch.testing.assert_close(few(x, cos, sin, scale), many(x, cos, sin, scale), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(few(x, cos, sin, scale), scale * few(x, cos, sin, one), atol=1e-4, rtol=1e-4)
 
 
 def test_rotation_makes_scores_depend_on_distance_alone():
