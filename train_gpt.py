@@ -14,8 +14,8 @@ Text between `# shared: begin` and `# shared: end` is the same in the MLX twin.
 # shared: begin imports
 from __future__ import annotations
 
-import argparse, contextlib, dataclasses, difflib, errno, glob, hashlib, json, lzma, math, os, platform, re, shutil, signal, struct
-import sys, time, zipfile, zlib
+import argparse, contextlib, dataclasses, difflib, errno, glob, hashlib, itertools, json, lzma, math, os, platform, re, shutil, signal
+import struct, sys, time, zipfile, zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +101,7 @@ COMMON_SETTINGS = [
     Setting("STEP_TABLE", 0.9, (0.01, 8.0), "QUANT=step: step of the table of hashed pairs, in root mean squares of its weights"),
     Setting("STEP_EMBED", 0.014, (0.001, 8.0), "QUANT=step: step of the tied embedding, in root mean squares of its weights"),
     Setting("CALIBRATION_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose inputs guide the rounding (GPTQ); 0: to nearest"),
+    Setting("BALANCE_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose gradients share the steps out; 0: STEP_* as they are"),
     Setting("GPTQ_DAMP", 0.05, (1e-4, 10.0), "added to the second moments of these inputs, as a share of their mean"),
     Setting("TARGET_BYTES", 0, (0, 2**40), "QUANT=step: scale all steps so that code + model come just below it; 0: leave them"),
     Setting("CODEC", "zstd", "zstd|zlib|rans", "compressor of the packed weights, always at its highest level; rans: our entropy coder"),
@@ -137,8 +138,7 @@ class Settings:
             raise UserError(f"{source}: no setting is called {name}; " + (f"did you mean {close[0]}?" if close else "`--help` lists them"))
         setting = self.table[name]
         kind, allowed = type(setting.default), setting.allowed
-        try:
-            value = kind(text)
+        try: value = kind(text)
         except ValueError:
             raise UserError(f"{source}: {name}={text} is not a{' whole' * (kind is int)} number; default: {setting.default}") from None
         if not (re.fullmatch(allowed, value) if kind is str else allowed[0] <= value <= allowed[1]):  # nan is not between
@@ -147,8 +147,7 @@ class Settings:
         self.values[name], self.sources[name] = value, source
     def read_file(self, path: str | Path, any_twin: bool = False) -> None:
         """Take KEY=VALUE lines of a .env file; `#` starts a comment. any_twin: pass over backend settings that do not fit here."""
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        try: lines = Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as e:
             raise UserError(f"cannot read the settings file {path}: {e}; `ls configs` lists those that come along") from None
         for number, line in enumerate(lines, 1):
@@ -182,11 +181,12 @@ def check_settings(s: Settings) -> None:
     for big, small in (("MODEL_DIM", "NUM_HEADS"), ("NUM_HEADS", "NUM_KV_HEADS"), ("TRAIN_BATCH_TOKENS", "TRAIN_SEQ_LEN")):
         a, b = s.values[big], s.values[small]
         if a % b: raise UserError(f"{big}={a} is not divisible by {small}={b}; {nearby(a, b)}")
+    for name in ("TARGET_BYTES", "CALIBRATION_TOKENS", "BALANCE_TOKENS"):
+        if s.values[name] and s.QUANT == "clip": raise UserError(f"{name}={s.values[name]} needs QUANT=step; set that, or {name}=0")
     odd, even = s.MODEL_DIM // s.NUM_HEADS % 2, nearby(s.MODEL_DIM, 2 * s.NUM_HEADS)
     for wrong, why in (
         (odd, f"MODEL_DIM={s.MODEL_DIM} gives heads of odd width, which cannot be rotated; {even}"),
         (s.EVAL_STRIDE > s.EVAL_SEQ_LEN, f"EVAL_STRIDE={s.EVAL_STRIDE} leaves targets out; allowed: up to EVAL_SEQ_LEN={s.EVAL_SEQ_LEN}"),
-        (s.QUANT == "clip" and s.TARGET_BYTES + s.CALIBRATION_TOKENS, "TARGET_BYTES and CALIBRATION_TOKENS need QUANT=step, or to be 0"),
         (not s.MAX_WALLCLOCK_SECONDS + s.ITERATIONS, "MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them"),
     ):
         if wrong: raise UserError(why)
@@ -288,8 +288,7 @@ def resolve_device(s: Settings) -> Runtime:
             raise UserError(f"DEVICE=cuda, but torch finds no CUDA device. On this machine type\n  {smoke}")
         if s.DEVICE == "auto": notes.append("no CUDA device: running on the CPU")
         compiler = any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
-        if s.COMPILE == "on" and not compiler:
-            notes.append("COMPILE=on, but there is no C++ compiler: running without torch.compile")
+        if s.COMPILE == "on" and not compiler: notes.append("COMPILE=on, but there is no C++ compiler: running without torch.compile")
         return Runtime(torch.device("cpu"), dtype if s.PRECISION == "bf16" else torch.float32, s.COMPILE == "on" and compiler, notes)
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     capability = torch.cuda.get_device_capability(device)
@@ -382,18 +381,13 @@ class TrainSequences:
         first = step * self.batch_size + rank * mine
         return np.stack([self.sequence(first + i) for i in range(mine)]).astype(np.int32)
 
-class Prefetcher:
-    """Computes `make(i)` for i = first, first + 1, … in a thread, `depth` ahead; `next()` hands the results over in order."""
-    def __init__(self, make: Callable[[int], object], first: int, depth: int = 3):
-        self.pool, self.make, self.count = ThreadPoolExecutor(1), make, first + depth
-        self.futures = deque(self.pool.submit(make, i) for i in range(first, first + depth))
-    def next(self) -> object:
-        """The next result; raises what `make` raised for it."""
-        self.futures.append(self.pool.submit(self.make, self.count))
-        self.count += 1
-        return self.futures.popleft().result()
-    def close(self) -> None:
-        self.pool.shutdown(cancel_futures=True)
+def prefetch(make: Callable[[int], object], first: int, depth: int = 3) -> Iterator[object]:
+    """Yields make(first), make(first + 1), …, computed in a thread, `depth` ahead. Raises what `make` raises."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = deque(pool.submit(make, i) for i in range(first, first + depth))
+        for i in itertools.count(first + depth):
+            ahead.append(pool.submit(make, i))
+            yield ahead.popleft().result()
 # shared: end shards
 
 # Bytes per token ======================================================================================================
@@ -409,13 +403,11 @@ class ByteTable:
     @classmethod
     def load(cls, path: str | Path) -> ByteTable:
         """From a SentencePiece model, or from the .json of a byte tokenizer. Raises DataError."""
-        if not Path(path).is_file():
-            raise DataError(f"TOKENIZER_PATH={path} does not exist; data/README.md says how to fetch or build it")
+        if not Path(path).is_file(): raise DataError(f"TOKENIZER_PATH={path} does not exist; data/README.md says how to fetch or build it")
         if Path(path).suffix == ".json":  # the byte tokenizer: 4 control ids, then the 256 bytes
             control = np.arange(260) < 4
             return cls(1 - control, control & False, control, ~control, lambda texts: [bytes(i - 4 for i in ids if i > 3) for ids in texts])
-        try:
-            sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        try: sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as e:
             raise DataError(f"TOKENIZER_PATH={path} is not a SentencePiece model: {e}") from None
         ids = range(sp.get_piece_size())
@@ -646,6 +638,15 @@ def second_moments(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, np.nd
     finally: WATCH.clear()
     return {name: total.cpu().numpy() for name, total in sums.items()}
 
+def squared_gradients(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, float]:
+    """For balanced_steps, the mean square of each tensor's gradient, summed over the sequences of batches (B, T + 1), by name."""
+    sums = {name: torch.zeros((), device=p.device) for name, p in model.named_parameters() if p.numel()}
+    for row in (row for batch in batches for row in torch.from_numpy(batch).long().to(model.embed.device).split(1)):
+        model.nats(row[:, :-1], row[:, 1:], row.size(1) - 1).mean().backward()
+        for name, total in sums.items(): total += model.get_parameter(name).grad.square().mean()
+        model.zero_grad()
+    return {name: float(total) for name, total in sums.items()}
+
 # Optimizer ============================================================================================================
 def orthogonalize(g: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Quintic Newton-Schulz iteration in a type towards U V^T of each matrix of a stack (n, r, c) (Jordan et al., Muon, 2024)."""
@@ -797,7 +798,7 @@ def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 def grid_step(w: np.ndarray, step: float) -> np.float32:
     """The step of a matrix under QUANT=step, of which weights become whole multiples: float16(step * sqrt(mean(w^2))), at least 6.2e-5.
-    `step` is STEP_MATRIX, STEP_TABLE or STEP_EMBED, times the factor of TARGET_BYTES."""
+    `step` is that of balanced_steps, times the factor of TARGET_BYTES."""
     rms = math.sqrt(np.square(w, dtype=np.float64).sum() / max(1, w.size))
     return np.float32(np.float16(min(max(6.2e-5, step * rms), 65_000.0)))
 
@@ -864,8 +865,7 @@ def rans_decode(data: bytes, parts: list) -> bytes:
         table.append((side[at : at + rows, None] + side[at + rows : at + rows + columns]).ravel() % RANS_TABLES)
         at += rows + columns
     frequency = np.tensordot([1, 1 << 8, 1 << 16], side[at:].reshape(3, RANS_TABLES, -1).astype(np.int64), 1)
-    if not stream.eof or stream.unused_data or (frequency.sum(1) != 65536).any():
-        raise ValueError("its tables are cut or do not add up")
+    if not stream.eof or stream.unused_data or (frequency.sum(1) != 65536).any(): raise ValueError("its tables are cut or do not add up")
     table, f, before = np.concatenate(table), frequency.ravel(), (np.cumsum(frequency, 1) - frequency).ravel()
     slots = np.repeat(np.arange(len(f), dtype=np.int32), f).reshape(RANS_TABLES, 65536)
     state, entries, used = np.frombuffer(data, "<i8", RANS_LANES, begin).copy(), np.empty(len(table), np.int32), 0
@@ -920,19 +920,25 @@ def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndar
     if bits == 16: return scales.reshape(shape)
     return scales[:, None] * np.frombuffer(raw[2 * halves :], symbols[0][0]).reshape(shape)
 
-def packed_bytes(shape: tuple[int, ...], bits: int) -> int:
-    return sum(rows * columns * int(kind[-1]) for kind, rows, columns in sections([(None, shape, bits)]))
+def balanced_steps(weights: dict[str, np.ndarray], s: Settings, powers: dict[str, float]) -> dict[str, float]:
+    """QUANT=step: the step of each tensor in root mean squares of its weights, STEP_*; shared out anew where squared gradients `powers`
+    are known. A step d costs loss like power * d^2 (Fisher information), and log2(d) bits of each weight that is not 0. So the best steps
+    go with the root of (share of such weights) / power; their geometric mean over these weights is kept."""
+    steps = {n: getattr(s, f"STEP_{role_of(n).upper()}") for n in weights if not bits_of(s, n)}
+    alive = {n: np.count_nonzero(np.rint(weights[n] / grid_step(weights[n], steps[n]))) for n in steps if powers.get(n)}
+    more = {n: math.log(k / weights[n].size / powers[n]) / 2 - math.log(grid_step(weights[n], steps[n])) for n, k in alive.items() if k}
+    mean = math.fsum(alive[n] * x for n, x in more.items()) / max(1, sum(alive.values()))  # fsum: in any order the same
+    return steps | {n: steps[n] * math.exp(min(max(x - mean, -3.0), 3.0)) for n, x in more.items()}
 
-def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict | None = None, factor: float = 1.0) -> bytes:
+def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict | None = None, steps: dict | None = None) -> bytes:
     """Quantize and pack weights, with the settings that rebuild the model. Raises UserError on weights that are not finite.
-    For QUANT=step: hessians for round_to_grid, by the names of weights, and a factor for all steps."""
-    hessians = hessians or {}
+    For QUANT=step, by the names of weights: hessians for round_to_grid, and steps in place of STEP_*."""
+    hessians, steps = hessians or {}, steps or balanced_steps(weights, s, {})
     for name, w in weights.items():
         if not np.isfinite(w).all() or np.abs(w).max(initial=0) > 65_000 or not np.isfinite(hessians.get(name, 0)).all():
             raise UserError(f"cannot export {name}: it holds nan, inf or values beyond float16; lower the learning rates")
     tensors = [[name, list(w.shape), bits_of(s, name)] for name, w in sorted(weights.items(), key=lambda x: (bits_of(s, x[0]), x[0]))]
-    step = {role: getattr(s, f"STEP_{role.upper()}") * factor for role in ("matrix", "table", "embed")} | {"vector": s.QUANT == "step"}
-    raw = b"".join(pack_tensor(weights[n], bits, step[role_of(n)], hessians.get(n), s.GPTQ_DAMP) for n, _, bits in tensors)
+    raw = b"".join(pack_tensor(weights[n], b, steps.get(n, s.QUANT == "step"), hessians.get(n), s.GPTQ_DAMP) for n, _, b in tensors)
     header = {"model": {key: getattr(s, key) for key in MODEL_KEYS + LATER_KEYS}, "tensors": tensors}
     header_bytes = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     payload = compress(raw, s.CODEC, sections(tensors))
@@ -965,19 +971,20 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
                 raise ValueError(f"tensor {name} has shape {shape} and {bits} bits, which this version does not know")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as e:
         raise ArtifactError(f"the header of the artifact is damaged: {e}") from None
-    sizes = [packed_bytes(shape, bits) for _, shape, bits in tensors]
+    sizes = [sum(rows * columns * int(kind[-1]) for kind, rows, columns in sections([tensor])) for tensor in tensors]
     if sum(sizes) != raw_size: raise ArtifactError(f"the tensors take {sum(sizes)} bytes, but the prefix announces {raw_size}")
     raw = decompress(bytes(body[header_size:]), CODECS[codec], raw_size, sections(tensors))
     if zlib.crc32(raw) != crc: raise ArtifactError("the checksum of the weights is wrong; the file is damaged")
     pieces = np.split(np.frombuffer(raw, np.uint8), np.cumsum(sizes)[:-1])
     return model, {name: unpack_tensor(piece, shape, bits) for (name, shape, bits), piece in zip(tensors, pieces)}
 
-def fit_artifact(weights: dict[str, np.ndarray], s: Settings, code_bytes: int, hessians: dict | None = None) -> tuple[float, bytes]:
-    """(factor on all steps, from 1/8 to 8; artifact that with the code takes 99.8 to 100% of TARGET_BYTES, if these factors reach it)."""
+def fit_artifact(weights: dict, s: Settings, code_bytes: int, hessians: dict | None = None, powers: dict | None = None) -> tuple:
+    """(steps by name, artifact): balanced_steps times what makes code + artifact 99.8 to 100% of TARGET_BYTES, from 1/8 to 8."""
     target, a_bit_each = s.TARGET_BYTES - code_bytes, sum(w.size for w in weights.values()) / 8
-    low, high, x, best = -6.0, 6.0, 0.0, None  # log2 of the factor
+    low, high, x, best, steps = -6.0, 6.0, 0.0, None, balanced_steps(weights, s, powers or {})  # x: log2 of the factor
     for _ in range(16):
-        found = 2.0**x, encode_artifact(weights, s, hessians, 2.0**x)
+        scaled = {name: step * 2.0**x for name, step in steps.items()}
+        found = scaled, encode_artifact(weights, s, hessians, scaled)
         over = len(found[1]) - target
         if not s.TARGET_BYTES or -0.002 * target <= over <= 0 or x == (3 if over > 0 else -3): return found
         low, high, best = (x, high, best) if over > 0 else (low, x, found)
@@ -985,11 +992,11 @@ def fit_artifact(weights: dict[str, np.ndarray], s: Settings, code_bytes: int, h
         x = min(max(guess if low < guess < high else (low + high) / 2, -3.0), 3.0)
     return best or found
 
-def forecast_bytes(weights: dict[str, np.ndarray], s: Settings, code_bytes: int = 0, hessians: dict | None = None) -> int:
+def forecast_bytes(weights: dict, s: Settings, code_bytes: int = 0, hessians: dict | None = None, powers: dict | None = None) -> int:
     """Artifact bytes to expect after training. Trained rows are near normal, so tensors that start at zero are filled that way."""
     rng = np.random.default_rng(0)
     filled = {n: w if w.any() else rng.standard_normal(w.shape).astype(np.float32) for n, w in weights.items()}
-    return len(fit_artifact(filled, s, code_bytes, hessians)[1])
+    return len(fit_artifact(filled, s, code_bytes, hessians, powers)[1])
 # shared: end artifact
 
 # Logging and the run folder ===========================================================================================
@@ -1018,8 +1025,7 @@ class Clock:
         synchronize()
         self.book()
         outer, self.current = self.current, name
-        try:
-            yield
+        try: yield
         finally:
             synchronize()
             self.book()
@@ -1090,8 +1096,7 @@ def create_run_folder(s: Settings, source: Path) -> Path:
     """Make RUNS_DIR/RUN_ID with settings.env and a copy of the source. Raises UserError if it exists or cannot be written."""
     s.values["RUN_ID"] = s.RUN_ID or time.strftime("%Y-%m-%d_%H%M%S")
     folder = Path(s.RUNS_DIR) / s.RUN_ID
-    try:
-        folder.mkdir(parents=True)
+    try: folder.mkdir(parents=True)
     except FileExistsError:
         raise UserError(f"{folder} exists and is kept as it is; choose another RUN_ID, or go on with it: --resume {folder}") from None
     except OSError as e:
@@ -1121,8 +1126,7 @@ class Interrupt:
 
 def kv(**pairs: object) -> str:
     """The one format of log lines, `key:value key:value`: exact scores with 8 decimals, other fractions with 6 digits."""
-    exact = ("bpb", "val_loss")
-    text = {k: f"{v:.8f}" if k.endswith(exact) else f"{v:.6g}" for k, v in pairs.items() if isinstance(v, float)}
+    text = {k: f"{v:.8f}" if k.endswith(("bpb", "val_loss")) else f"{v:.6g}" for k, v in pairs.items() if isinstance(v, float)}
     return " ".join(f"{k}:{text.get(k, v)}" for k, v in pairs.items())
 
 def check_resumable(folder: Path, source: Path) -> None:
@@ -1253,13 +1257,15 @@ class Run:
             known = json.loads((Path(s.RUNS_DIR) / "calibration.json").read_text(encoding="utf-8"))
             self.about["calibration_tokens_per_s"] = float(known[self.about["device"]]["tokens_per_s"])
         for name, value in self.about.items(): self.log(kv(**{name: value}))
-    def calibrate(self, model: GPT) -> dict[str, np.ndarray]:
-        """What guides the rounding: second_moments on the first CALIBRATION_TOKENS of the training data."""
-        return second_moments(model, map(TrainSequences(self.s).batch, range(-(-self.s.CALIBRATION_TOKENS // self.s.TRAIN_BATCH_TOKENS))))
+    def calibrate(self, model: GPT) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """What guides the rounding, from the first batches: second_moments on CALIBRATION_TOKENS, squared_gradients on BALANCE_TOKENS."""
+        batch, size = TrainSequences(self.s).batch, self.s.TRAIN_BATCH_TOKENS
+        moments, powers = (map(batch, range(-(-n // size))) for n in (self.s.CALIBRATION_TOKENS, self.s.BALANCE_TOKENS))
+        return second_moments(model, moments), squared_gradients(model, powers)
     def forecast(self, model: GPT) -> tuple[float, int]:
         """Say how large the artifact will be; return the seconds to keep free for the export, and the bytes in all."""
         weights, begin, sizes = model.weights(), time.perf_counter(), {"code_bytes": self.source.stat().st_size}
-        sizes["model_bytes"] = forecast_bytes(weights, self.s, sizes["code_bytes"], self.calibrate(model))
+        sizes["model_bytes"] = forecast_bytes(weights, self.s, sizes["code_bytes"], *self.calibrate(model))
         sizes["total_bytes"] = sum(sizes.values())
         parameters = {role: sum(w.size for n, w in weights.items() if role_of(n) == role) for role in dict.fromkeys(ROLES.values())}
         self.log("model " + kv(parameters=sum(parameters.values()), **parameters))
@@ -1294,9 +1300,9 @@ class Run:
             clock.book()
             if r.rank == 0: save_arrays(checkpoint, stepper.state(), meta | {"step": step, "seconds": clock.seconds})
 
-        ahead = contextlib.closing(Prefetcher(lambda step: stepper.prepare(order.batch(step, r.rank, r.world)), step))
+        ahead = contextlib.closing(prefetch(lambda step: stepper.prepare(order.batch(step, r.rank, r.world)), step))
         total, unit = (s.MAX_WALLCLOCK_SECONDS, "s") if s.MAX_WALLCLOCK_SECONDS else (s.ITERATIONS, "steps")
-        with ahead as prefetcher, clock.span("train", r.synchronize), log.progress("train", total, unit) as bar:
+        with ahead as batches, clock.span("train", r.synchronize), log.progress("train", total, unit) as bar:
             while True:
                 seconds = clock.training()
                 soon = seconds + (seconds - first_s) / max(1, step - first_step)  # when the step to come will be done
@@ -1311,14 +1317,13 @@ class Run:
                     try: save()
                     except UserError as e: log(f"warning: {e}; training goes on without this checkpoint")
                 scale = lr_scale(s, step, progress)
-                launched = stepper.launch(step, prefetcher.next(), scale)
+                launched = stepper.launch(step, next(batches), scale)
                 step += 1
                 pending.append((step, launched))
                 settle(r.steps_in_flight)
                 now = clock.training()
                 bar(now - seconds if unit == "s" else 1, kv(step=step, loss=losses[-1] if losses else math.nan))
-                if int(order.epoch(step)) > int(order.epoch(step - 1)):
-                    log("data " + kv(epoch=int(order.epoch(step)), begins_at_step=step))
+                if int(order.epoch(step)) > int(order.epoch(step - 1)): log("data " + kv(epoch=int(order.epoch(step)), begins_at_step=step))
                 if step % s.TRAIN_LOG_EVERY == 0 or step == 1:
                     rate = (step - said_step) * s.TRAIN_BATCH_TOKENS / (now - said_s)
                     left = now / progress_of(s, step, now, meta["reserve_s"]) - now
@@ -1345,9 +1350,8 @@ class Run:
         with self.clock.span("export"):
             weights = model.weights()
             if self.runtime.rank == 0:
-                factor, artifact = fit_artifact(weights, s, sizes["code_bytes"], self.calibrate(model))
-                if s.TARGET_BYTES:
-                    log("fitted " + kv(target_bytes=s.TARGET_BYTES, **{n: factor * s.values[n] for n in s.values if n.startswith("STEP_")}))
+                steps, artifact = fit_artifact(weights, s, sizes["code_bytes"], *self.calibrate(model))
+                if steps: log("steps " + kv(**steps))
                 atomic_write(path, lambda f: f.write(artifact))
         self.runtime.from_first("the artifact is written")
         sizes["model_bytes"] = path.stat().st_size
@@ -1363,8 +1367,7 @@ class Run:
         return sizes
     def load_artifact(self, path: Path) -> GPT:
         """The model that the bytes on disk stand for. The header's settings replace ours, but for EVAL_* given by hand."""
-        try:
-            settings, weights = decode_artifact(path.read_bytes())
+        try: settings, weights = decode_artifact(path.read_bytes())
         except OSError as e:
             raise UserError(f"cannot read the artifact {path}: {e.strerror}") from None
         for name, value in settings.items():
@@ -1387,14 +1390,13 @@ class Run:
         log("scored " + kv(**result, seq_len=s.EVAL_SEQ_LEN, stride=s.EVAL_STRIDE, scoring_s=self.clock.read("scoring")))
         more = result["auxiliary_bpb"] = {}
         with self.clock.span("auxiliary", r.synchronize):
-            for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item):
+            sets = [(name, pattern, s.EVAL_SEQ_LEN) for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item)]
+            sets += [(f"context_{n}", f"{s.DATA_PATH}/*_val_*.bin", int(n)) for n in re.findall(r"\d+", s.EVAL_SEQ_SWEEP)]
+            for name, pattern, length in sets:
                 tokens = load_tokens(pattern, s.VAL_TOKENS, s.VOCAB_SIZE)
                 audit_bytes(tokens, data.table)
-                values = score(model, tokens, s, r, log, name, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
+                values = score(model, tokens, s, r, log, name, length, min(s.EVAL_STRIDE, length), ttt=s.TTT_LR)
                 more[name] = bits_per_byte(values, data.table.target_bytes(tokens[:-1], tokens[1:]))[1]
-            for length in map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)):
-                values = score(model, data.val_tokens, s, r, log, f"context {length}", length, min(s.EVAL_STRIDE, length), ttt=s.TTT_LR)
-                more[f"context_{length}"] = bits_per_byte(values, data.val_bytes)[1]
             if result["scored_bytes"] <= 8_000_000:  # a plain compressor on the same text, to hold a small model against
                 more["xz_9e"] = xz_bits_per_byte(data.val_tokens, data.table)
         for name, bpb in more.items(): log("auxiliary " + kv(name=name, val_bpb=bpb))
@@ -1432,8 +1434,7 @@ class Run:
             result |= {"train_seconds": self.clock.training(), "seconds": self.clock.seconds, "settings": s.values}
             result |= {"peak_memory_bytes": self.runtime.memory()[0], "data_hashes": self.data.hashes}
             log(kv(peak_memory_bytes=result["peak_memory_bytes"], **{f"{name}_s": spent for name, spent in self.clock.seconds.items()}))
-            if self.runtime.rank == 0:
-                atomic_write(self.folder / "result.json", lambda f: f.write(json.dumps(result, indent=1).encode()))
+            if self.runtime.rank == 0: atomic_write(self.folder / "result.json", lambda f: f.write(json.dumps(result, indent=1).encode()))
             log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
             return EXIT_OVER_CAP if sizes["total_bytes"] > s.CAP_BYTES else 0
         except Interrupted:

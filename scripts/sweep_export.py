@@ -19,7 +19,8 @@ from pathlib import Path
 
 from golf.report_scores import ScoresError, import_trainer, open_run
 
-EXPORT_KEYS = "QUANT BITS_MATRIX BITS_EMBED STEP_MATRIX STEP_TABLE STEP_EMBED CALIBRATION_TOKENS GPTQ_DAMP TARGET_BYTES CODEC".split()
+EXPORT_KEYS = "QUANT BITS_MATRIX BITS_EMBED STEP_MATRIX STEP_TABLE STEP_EMBED CALIBRATION_TOKENS BALANCE_TOKENS GPTQ_DAMP".split()
+EXPORT_KEYS += ["TARGET_BYTES", "CODEC"]
 
 
 class SweepError(Exception):
@@ -49,11 +50,13 @@ def sweep(folder: Path, items: list[str], targets: int) -> None:
     """Print the table. Raises SweepError, ScoresError or the trainer's UserError."""
     wanted = validation_hash(folder)
     trainer = import_trainer(folder)
+    if not hasattr(trainer, "balanced_steps"):
+        raise SweepError(f"{folder}/train_gpt.py is from before BALANCE_TOKENS; sweep it with the scripts of its own day, or run it again")
     run = open_run(trainer, folder, targets, wanted)
     s, data = run.s, run.data
     axes = parse_axes(items, [key for key in EXPORT_KEYS if key in s.table])
     weights, _ = trainer.load_arrays(folder / "weights.npz")
-    code_bytes, model, moments = (folder / "train_gpt.py").stat().st_size, trainer.GPT(s, run.runtime), {}
+    code_bytes, model, guides = (folder / "train_gpt.py").stat().st_size, trainer.GPT(s, run.runtime), {}
 
     def bpb_of(tensors: dict) -> float:
         model.load_weights(tensors)
@@ -68,12 +71,13 @@ def sweep(folder: Path, items: list[str], targets: int) -> None:
         for name, value in zip(axes, values):
             s.set(name, value, "command line")
         trainer.check_settings(s)
-        if s.CALIBRATION_TOKENS not in moments:
+        if (key := (s.CALIBRATION_TOKENS, s.BALANCE_TOKENS)) not in guides:
             model.load_weights(weights)
-            moments[s.CALIBRATION_TOKENS] = run.calibrate(model)
-        factor, artifact = trainer.fit_artifact(weights, s, code_bytes, moments[s.CALIBRATION_TOKENS])
+            guides[key] = run.calibrate(model)
+        steps, artifact = trainer.fit_artifact(weights, s, code_bytes, *guides[key])
         bpb = bpb_of(trainer.decode_artifact(artifact)[1])
-        fitted = f" (steps x {factor:.3f})" if s.TARGET_BYTES else ""
+        factors = [step / usual for step, usual in zip(steps.values(), trainer.balanced_steps(weights, s, guides[key][1]).values())]
+        fitted = f" (steps x {factors[0]:.3f})" if s.TARGET_BYTES else ""
         print("| " + " | ".join([*values, f"{code_bytes + len(artifact)}{fitted}", f"{bpb:.6f}", f"{bpb - exact:+.6f}"]) + " |", flush=True)
         left_s = (time.monotonic() - begin) / done * (len(rows) - done)
         print(f"row {done} of {len(rows)}, about {left_s:.0f} s left", file=sys.stderr)

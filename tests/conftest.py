@@ -15,6 +15,8 @@ import pytest
 import sentencepiece
 import torch
 from data_helpers import ROOT, sample_texts
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from shards import SplitWriter, header
 
 import train_gpt
@@ -28,10 +30,12 @@ TINY = dict(
 )  # fmt: skip
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored, and its children too
+hypothesis_settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("any machine")  # a busy machine is slow, and nothing is wrong with that
 torch.set_num_threads(1)  # as the commands get it, so that their numbers are the same bits
-LANES = dict(  # every lane at once: streaming attention, learning from what was scored, hashed pairs, a fitted and calibrated export
+LANES = dict(  # every lane at once: streaming attention, learning from what was scored, hashed pairs, a fitted export
     ATTN_WINDOW=16, EVAL_SEQ_LEN=64, EVAL_STRIDE=48, TTT_LR=0.5, BIGRAM_ROWS=50, BIGRAM_DIM=8, MLP_LEAK=0.3, SMEAR=1, HEAD_GATE=12,
-    QUANT="step", CODEC="rans", CALIBRATION_TOKENS=500, TARGET_BYTES=TRAINER.stat().st_size + 12_000,
+    QUANT="step", CODEC="rans", CALIBRATION_TOKENS=500, BALANCE_TOKENS=256, TARGET_BYTES=TRAINER.stat().st_size + 12_000,
 )  # fmt: skip
 
 

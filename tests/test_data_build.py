@@ -328,7 +328,7 @@ def test_two_builds_of_one_dataset_at_once(tmp_path):
         failed(run_tool("build_dataset", source, "--name", "x", "--bytes", "--data-root", tmp_path), "another process")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 30), min_size=40, max_size=120))
 def test_seen_hashes_remembers_exactly(numbers):
     seen, known = build_dataset.SeenHashes(), set()

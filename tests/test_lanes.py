@@ -104,7 +104,7 @@ def test_the_windows_of_all_layers_together_bound_what_is_seen(tokens):
 
 
 @given(st.integers(1, 20), st.integers(1, 5), st.integers(2, 200))
-@examples(max_examples=40, deadline=None)
+@examples(max_examples=40)
 def test_streaming_is_the_whole_stream_at_once(window, k, n):
     """One layer sees its window and no more, so that rows of window + k * window tokens lose nothing, pairs neither."""
     rows = {"ATTN_WINDOW": window, "EVAL_SEQ_LEN": window * (k + 1), "EVAL_STRIDE": window * k, "SMEAR": 0}
@@ -205,7 +205,7 @@ def test_scores_first_then_learns_and_puts_the_weights_back(lanes, tokens):
 
 
 @given(st.integers(1, 330))
-@examples(max_examples=12, deadline=None)
+@examples(max_examples=12)
 def test_learning_looks_at_no_target_before_its_score(lanes, tokens, changed):
     """Token `changed` is the target of position changed - 1: all scores before that are the same bits, learning or not."""
     model, s = lanes
@@ -284,6 +284,28 @@ def test_second_moments_are_those_of_the_inputs(lanes):
     assert train_gpt.second_moments(model, []) == {}
 
 
+@pytest.mark.parametrize("changes", [{}, {"NUM_LAYERS": 1}], ids=["two blocks", "one block, so no skips"])
+def test_squared_gradients_are_those_of_single_sequences(changes):
+    """Against the derivative of each sequence's mean loss, one at a time; the model keeps its weights and no gradient."""
+    s = lane_settings(**changes)
+    model = random_model(s)
+    before = model.weights()
+    batches = [np.random.default_rng(i).integers(0, 300, (3, 33), dtype=np.int32) for i in range(2)]
+    powers = train_gpt.squared_gradients(model, batches)
+    named = {n: p for n, p in model.named_parameters() if p.numel()}
+    want = dict.fromkeys(named, 0.0)
+    for sequence in np.concatenate(batches):
+        tokens = torch.from_numpy(sequence).long()[None]
+        loss = torch.nn.functional.cross_entropy(model.logits(tokens[:, :-1], 32)[0], tokens[0, 1:])
+        for n, g in zip(named, torch.autograd.grad(loss, list(named.values()))):
+            want[n] += float(g.square().mean())
+    assert powers.keys() == want.keys() and all(x > 0 for x in want.values())
+    assert powers == pytest.approx(want, rel=1e-4)
+    assert all(p.grad is None for p in model.parameters())
+    assert all(np.array_equal(w, before[n]) for n, w in model.weights().items())
+    assert train_gpt.squared_gradients(model, []) == dict.fromkeys(named, 0.0)
+
+
 def other_validation(tiny, folder):
     """The same training shards, the validation documents in another order."""
     for path in tiny.folder.glob("*_train_*.bin"):
@@ -296,22 +318,27 @@ def other_validation(tiny, folder):
 
 
 def test_calibration_reads_training_shards_alone(main, tiny, tmp_path, monkeypatch, finished_lanes):
-    """With validation replaced, the moments and the artifact are the same bits and the score is another."""
-    seen, read, real = [], [], train_gpt.second_moments
+    """With validation replaced, moments, gradients and artifact are the same bits and the score is another."""
+    seen, read, real = [], [], {name: getattr(train_gpt, name) for name in ("second_moments", "squared_gradients")}
 
-    def spy(model, batches):
-        read.append(list(batches))
-        seen.append(real(model, read[-1]))
-        return seen[-1]
+    def spy(name):
+        def spied(model, batches):
+            read.append(list(batches))
+            seen.append(real[name](model, read[-1]))
+            return seen[-1]
 
-    monkeypatch.setattr(train_gpt, "second_moments", spy)
+        return spied
+
+    for name in real:
+        monkeypatch.setattr(train_gpt, name, spy(name))
     (tmp_path / "data").mkdir()
     done = main(RUN_ID="a", **LANES), main(RUN_ID="b", **LANES, DATA_PATH=other_validation(tiny, tmp_path / "data"))
     assert [x.code for x in done] == [0, 0], done[0].err + done[1].err
-    first, second = ({"forecast": seen[i], "export": seen[i + 1]} for i in (0, 2))
-    assert len(seen) == 4
+    first, second = (dict(zip(("forecast", "forecast gradients", "export", "export gradients"), seen[i : i + 4])) for i in (0, 4))
+    assert len(seen) == 8
     order = train_gpt.TrainSequences(lane_settings(DATA_PATH=tiny.folder))
-    assert all(np.array_equal(batches, [order.batch(0), order.batch(1)]) for batches in read)  # 500 tokens in batches of 256
+    assert all(np.array_equal(batches, [order.batch(0), order.batch(1)]) for batches in read[::2])  # 500 tokens in batches of 256
+    assert all(np.array_equal(batches, [order.batch(0)]) for batches in read[1::2])
     for when in first:
         assert first[when].keys() == second[when].keys() != set()
         assert all(np.array_equal(first[when][n], second[when][n]) for n in first[when])
@@ -321,8 +348,8 @@ def test_calibration_reads_training_shards_alone(main, tiny, tmp_path, monkeypat
     assert final[0] != final[1]
     s = lane_settings(TOKENIZER_PATH=tiny.tokenizer, DATA_PATH=tiny.folder)
     weights = arrays(tmp_path / "runs/a/weights.npz")
-    assert train_gpt.fit_artifact(weights, s, TRAINER.stat().st_size, first["export"])[1] == ours
-    assert train_gpt.fit_artifact(weights, s, TRAINER.stat().st_size)[1] != ours  # rounded to nearest
+    assert train_gpt.fit_artifact(weights, s, TRAINER.stat().st_size, first["export"], first["export gradients"])[1] == ours
+    assert train_gpt.fit_artifact(weights, s, TRAINER.stat().st_size, None, first["export gradients"])[1] != ours  # rounded to nearest
 
 
 def test_calibration_is_on_the_clock_of_the_export(main, monkeypatch):
@@ -347,7 +374,9 @@ def test_the_target_is_met_from_below(finished_lanes):
     size, target = line_of(done.out, "size "), LANES["TARGET_BYTES"] - TRAINER.stat().st_size
     assert 0.998 * target <= int(size["model_bytes"]) == (folder / "artifact.bin").stat().st_size <= target
     assert int(size["total_bytes"]) <= LANES["TARGET_BYTES"]
-    assert line_of(done.out, "fitted ")["target_bytes"] == str(LANES["TARGET_BYTES"])
+    steps = {name: float(step) for name, step in line_of(done.out, "steps ").items()}
+    usual = train_gpt.balanced_steps(arrays(folder / "weights.npz"), lane_settings(), {})
+    assert steps.keys() == usual.keys() and len({steps[n] / usual[n] for n in steps}) == len(steps)  # each has its own share
 
 
 def test_the_artifact_alone_gives_the_score_in_a_fresh_process(finished_lanes, tiny, tmp_path):
@@ -380,7 +409,7 @@ def test_learning_can_be_left_out_by_hand(main, finished_lanes):
     assert a != b == line_of(finished_lanes[1].out, "final_sliding_window_exact ")["val_bpb"]
 
 
-@pytest.mark.parametrize("phase", ["second_moments", "encode_artifact", "atomic_write"])
+@pytest.mark.parametrize("phase", ["second_moments", "squared_gradients", "encode_artifact", "atomic_write"])
 def test_a_crash_in_the_export_changes_nothing(main, finished_lanes, tmp_path, monkeypatch, phase):
     """The process dies while it calibrates, fits, or writes the artifact; the resumed run writes the same bytes."""
 

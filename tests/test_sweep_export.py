@@ -46,7 +46,7 @@ def test_every_combination_is_a_row(finished_lanes, capsys):
         (["STEP_EMBED"], "give each export setting once"),
         (["CODEC=zstd", "CODEC=zlib"], "give each export setting once"),
         (["BITS_MATRIX=9"], "BITS_MATRIX=9 is not allowed"),
-        (["QUANT=clip", "TARGET_BYTES=5000"], "need QUANT=step"),
+        (["QUANT=clip", "TARGET_BYTES=5000"], "needs QUANT=step"),
     ],
 )
 def test_bad_words_are_named(finished, monkeypatch, capsys, axes, said):

@@ -284,6 +284,15 @@ def test_second_moments(both):
     assert not both[0].WATCH and not both[1].WATCH
 
 
+@pytest.mark.parametrize("shape", ["lanes", "one block"])
+def test_squared_gradients(both, shape):
+    pair = Pair(both, *SHAPES[shape])
+    batches = [pair.tokens() for _ in range(2)]
+    first, second = (t.squared_gradients(m, iter(batches)) for t, m in zip(both, pair.models))
+    assert first.keys() == second.keys() == {n for n, w in pair.start.items() if w.size}
+    assert second == pytest.approx(first, rel=1e-4)
+
+
 def test_test_time_training(both):
     """Four windows, of which three are scored by a model that the ones before have changed."""
     log = both[0].Log(False)
@@ -361,9 +370,9 @@ def test_weights_that_do_not_fit_are_refused(both):
 @pytest.mark.parametrize("items", [(), (*SHAPES["lanes"], "QUANT=step", "CODEC=rans", "CALIBRATION_TOKENS=128")])
 def test_exports_are_the_same_bytes(both, items):
     pair = Pair(both, *items)
-    hessians = both[0].second_moments(pair.models[0], [pair.tokens()]) if items else None
-    first, second = (t.encode_artifact(m.weights(), s, hessians) for t, m, s in zip(both, pair.models, pair.settings))
-    assert first == second
+    guides = [f(pair.models[0], [pair.tokens()] if items else []) for f in (both[0].second_moments, both[0].squared_gradients)]
+    (steps, first), second = (t.fit_artifact(m.weights(), s, 0, *guides) for t, m, s in zip(both, pair.models, pair.settings))
+    assert (steps, first) == second and len(steps) == (len([n for n in pair.start if both[0].role_of(n) != "vector"]) if items else 0)
 
 
 # ------------------------------------------------------------------------------------------- whole runs on a tiny dataset

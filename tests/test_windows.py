@@ -21,7 +21,7 @@ def edges(test):
     """Shorter than a window; ragged tails of one; a stride of one and of a whole window; the smallest stream."""
     for shape in ((1, 8, 8), (5, 8, 3), (9, 8, 8), (17, 8, 4), (16, 8, 8), (18, 8, 4), (20, 8, 1), (8, 8, 2)):
         test = example(*shape)(test)
-    return examples(max_examples=200, deadline=None)(given(*SHAPES)(test))
+    return examples(max_examples=200)(given(*SHAPES)(test))
 
 
 @edges
@@ -38,7 +38,7 @@ def test_each_target_exactly_once_and_in_order(n, seq_len, stride):
 
 
 @given(*SHAPES, st.integers(1, 9), st.integers(1, 500))
-@examples(max_examples=200, deadline=None)
+@examples(max_examples=200)
 def test_batches_hold_the_same_windows(n, seq_len, stride, at_most, limit):
     stride = min(stride, seq_len)
     flat = []
