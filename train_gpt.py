@@ -923,9 +923,9 @@ def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndar
 def balanced_steps(weights: dict[str, np.ndarray], s: Settings, powers: dict[str, float]) -> dict[str, float]:
     """QUANT=step: the step of each tensor in root mean squares of its weights, STEP_*; shared out anew where squared gradients `powers`
     are known. A step d costs loss like power * d^2 (Fisher information), and log2(d) bits of each weight that is not 0. So the best steps
-    go with the root of (share of such weights) / power; their geometric mean over these weights is kept."""
+    go with the root of (share of such weights) / power, within a factor of e^3; their geometric mean over these weights is kept."""
     steps = {n: getattr(s, f"STEP_{role_of(n).upper()}") for n in weights if not bits_of(s, n)}
-    alive = {n: np.count_nonzero(np.rint(weights[n] / grid_step(weights[n], steps[n]))) for n in steps if powers.get(n)}
+    alive = {n: np.count_nonzero(np.rint(weights[n] / grid_step(weights[n], steps[n]))) for n in steps if 0 < powers.get(n, 0) < math.inf}
     more = {n: math.log(k / weights[n].size / powers[n]) / 2 - math.log(grid_step(weights[n], steps[n])) for n, k in alive.items() if k}
     mean = math.fsum(alive[n] * x for n, x in more.items()) / max(1, sum(alive.values()))  # fsum: in any order the same
     return steps | {n: steps[n] * math.exp(min(max(x - mean, -3.0), 3.0)) for n, x in more.items()}

@@ -443,6 +443,7 @@ def test_odd_tensors_keep_the_usual_step():
     powers = {"embed": 1e-12, "blocks.0.attn.q": 0.0, "blocks.0.mlp.up": 1e12, "blocks.0.attn.out": 1.0, "blocks.0.attn.k": 1.0}
     steps = balanced_steps(weights, s, powers)
     assert [steps[f"blocks.0.attn.{n}"] for n in ("q", "out", "k")] == [0.4] * 3
+    assert all(balanced_steps(weights, s, dict.fromkeys(weights, odd)) == balanced_steps(weights, s, {}) for odd in (np.nan, np.inf))
     assert steps["embed"] == pytest.approx(usual["embed"] * np.e**3) and steps["blocks.0.mlp.up"] == pytest.approx(0.4 / np.e**3)
     assert balanced_steps(weights, export_settings(QUANT="step", STEP_MATRIX=8.0), powers)["blocks.0.attn.out"] == 8.0
     assert encode_artifact(weights, s, None, steps) != encode_artifact(weights, s)
