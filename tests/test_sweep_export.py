@@ -59,3 +59,11 @@ def test_an_unfinished_run_is_refused(finished, tmp_path, monkeypatch, capsys):
     (tmp_path / "x" / "result.json").unlink()
     monkeypatch.setattr("sys.argv", ["sweep_export.py", str(tmp_path / "x")])
     assert sweep_export.main() == 2 and "no result.json of a finished run" in capsys.readouterr().err
+
+
+def test_a_run_of_an_older_trainer_is_refused(finished, tmp_path, monkeypatch, capsys):
+    shutil.copytree(finished[0], tmp_path / "x")
+    source = tmp_path / "x" / "train_gpt.py"
+    source.write_text(source.read_text(encoding="utf-8").replace("balanced_steps", "former_steps"), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["sweep_export.py", str(tmp_path / "x")])
+    assert sweep_export.main() == 2 and "from before BALANCE_TOKENS" in capsys.readouterr().err
