@@ -919,9 +919,9 @@ def balanced_steps(weights: dict[str, np.ndarray], s: Settings, powers: dict[str
     go with the root of (share of such weights) / power, within a factor of e^3; their geometric mean over these weights is kept."""
     steps = {n: getattr(s, f"STEP_{role_of(n).upper()}") for n in weights if not bits_of(s, n)}
     alive = {n: np.count_nonzero(np.rint(weights[n] / grid_step(weights[n], steps[n]))) for n in steps if 0 < powers.get(n, 0) < math.inf}
-    more = {n: math.log(k / weights[n].size / powers[n]) / 2 - math.log(grid_step(weights[n], steps[n])) for n, k in alive.items() if k}
-    mean = math.fsum(alive[n] * x for n, x in more.items()) / max(1, sum(alive.values()))  # fsum: in any order the same
-    return steps | {n: steps[n] * math.exp(min(max(x - mean, -3.0), 3.0)) for n, x in more.items()}
+    want = {n: math.log(k / weights[n].size / powers[n]) / 2 - math.log(grid_step(weights[n], steps[n])) for n, k in alive.items() if k}
+    mean = math.fsum(alive[n] * x for n, x in want.items()) / max(1, sum(alive.values()))  # fsum: in any order the same
+    return steps | {n: steps[n] * math.exp(min(max(x - mean, -3.0), 3.0)) for n, x in want.items()}
 
 def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict | None = None, steps: dict | None = None) -> bytes:
     """Quantize and pack weights, with the settings that rebuild the model. Raises UserError on weights that are not finite.
@@ -1259,9 +1259,9 @@ class Run:
         for name, value in self.about.items(): self.log(kv(**{name: value}))
     def calibrate(self, model: GPT) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """What guides the rounding, from the first batches: second_moments on CALIBRATION_TOKENS, squared_gradients on BALANCE_TOKENS."""
-        batch, size = TrainSequences(self.s).batch, self.s.TRAIN_BATCH_TOKENS
-        moments, powers = (map(batch, range(-(-n // size))) for n in (self.s.CALIBRATION_TOKENS, self.s.BALANCE_TOKENS))
-        return second_moments(model, moments), squared_gradients(model, powers)
+        order = TrainSequences(self.s)
+        def first(tokens: int) -> Iterator[np.ndarray]: return map(order.batch, range(-(-tokens // self.s.TRAIN_BATCH_TOKENS)))
+        return second_moments(model, first(self.s.CALIBRATION_TOKENS)), squared_gradients(model, first(self.s.BALANCE_TOKENS))
     def forecast(self, model: GPT) -> tuple[float, int]:
         """Say how large the artifact will be; return the seconds to keep free for the export, and the bytes in all."""
         weights, begin, sizes = model.weights(), time.perf_counter(), {"code_bytes": self.source.stat().st_size}
@@ -1348,7 +1348,7 @@ class Run:
         """Write artifact.bin and say its size against the cap. Returns the byte counts."""
         s, log, path, sizes = self.s, self.log, self.folder / "artifact.bin", {"code_bytes": (self.folder / "train_gpt.py").stat().st_size}
         with self.clock.span("export"):
-            weights = model.weights()
+            weights, steps = model.weights(), {}
             if self.runtime.rank == 0:
                 steps, artifact = fit_artifact(weights, s, sizes["code_bytes"], *self.calibrate(model))
                 if steps: log("steps " + kv(**steps))
@@ -1360,7 +1360,7 @@ class Run:
         log(f"total_submission_size_quant_{s.CODEC}: {sizes['total_bytes']} bytes")
         if sizes["total_bytes"] > s.CAP_BYTES:
             log(f"OVER THE CAP by {sizes['total_bytes'] - s.CAP_BYTES} bytes. The largest tensors, packed one by one:")
-            packed = {name: len(encode_artifact({name: w}, s)) for name, w in weights.items()}
+            packed = {name: len(encode_artifact({name: w}, s, None, steps)) for name, w in weights.items()}
             for name in sorted(packed, key=packed.get, reverse=True)[:8]:
                 log("  " + kv(tensor=name, shape=weights[name].shape, bits=bits_of(s, name), bytes=packed[name]))
             log("Lower BITS_MATRIX, raise STEP_MATRIX, or lower NUM_LAYERS or MODEL_DIM; --check forecasts the size without training.")
@@ -1390,11 +1390,11 @@ class Run:
         log("scored " + kv(**result, seq_len=s.EVAL_SEQ_LEN, stride=s.EVAL_STRIDE, scoring_s=self.clock.read("scoring")))
         more = result["auxiliary_bpb"] = {}
         with self.clock.span("auxiliary", r.synchronize):
-            sets = [(name, pattern, s.EVAL_SEQ_LEN) for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item)]
-            sets += [(f"context_{n}", f"{s.DATA_PATH}/*_val_*.bin", int(n)) for n in re.findall(r"\d+", s.EVAL_SEQ_SWEEP)]
-            for name, pattern, length in sets:
-                tokens = load_tokens(pattern, s.VAL_TOKENS, s.VOCAB_SIZE)
-                audit_bytes(tokens, data.table)
+            pairs = (item.split("=") for item in s.AUX_VAL.split(",") if item)
+            sets = [(name, load_tokens(pattern, s.VAL_TOKENS, s.VOCAB_SIZE), s.EVAL_SEQ_LEN) for name, pattern in pairs]
+            for _, tokens, _ in sets: audit_bytes(tokens, data.table)
+            sets += [(f"context_{n}", data.val_tokens, int(n)) for n in re.findall(r"\d+", s.EVAL_SEQ_SWEEP)]
+            for name, tokens, length in sets:
                 values = score(model, tokens, s, r, log, name, length, min(s.EVAL_STRIDE, length), ttt=s.TTT_LR)
                 more[name] = bits_per_byte(values, data.table.target_bytes(tokens[:-1], tokens[1:]))[1]
             if result["scored_bytes"] <= 8_000_000:  # a plain compressor on the same text, to hold a small model against

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from golf.report_scores import ScoresError, import_trainer, open_run
 
-EXPORT_KEYS = "QUANT BITS_MATRIX BITS_EMBED STEP_MATRIX STEP_TABLE STEP_EMBED CALIBRATION_TOKENS BALANCE_TOKENS GPTQ_DAMP".split()
-EXPORT_KEYS += ["TARGET_BYTES", "CODEC"]
+EXPORT_KEYS = (
+    "QUANT BITS_MATRIX BITS_EMBED STEP_MATRIX STEP_TABLE STEP_EMBED CALIBRATION_TOKENS BALANCE_TOKENS GPTQ_DAMP TARGET_BYTES CODEC"
+).split()
 
 
 class SweepError(Exception):
@@ -76,8 +77,8 @@ def sweep(folder: Path, items: list[str], targets: int) -> None:
             guides[key] = run.calibrate(model)
         steps, artifact = trainer.fit_artifact(weights, s, code_bytes, *guides[key])
         bpb = bpb_of(trainer.decode_artifact(artifact)[1])
-        factors = [step / usual for step, usual in zip(steps.values(), trainer.balanced_steps(weights, s, guides[key][1]).values())]
-        fitted = f" (steps x {factors[0]:.3f})" if s.TARGET_BYTES else ""
+        usual = trainer.balanced_steps(weights, s, guides[key][1])  # before the byte target, which scales all alike
+        fitted = f" (steps x {steps['embed'] / usual['embed']:.3f})" if s.TARGET_BYTES else ""
         print("| " + " | ".join([*values, f"{code_bytes + len(artifact)}{fitted}", f"{bpb:.6f}", f"{bpb - exact:+.6f}"]) + " |", flush=True)
         left_s = (time.monotonic() - begin) / done * (len(rows) - done)
         print(f"row {done} of {len(rows)}, about {left_s:.0f} s left", file=sys.stderr)

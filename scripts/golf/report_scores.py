@@ -169,18 +169,18 @@ def weight_scores(trainer: ModuleType, folder: Path, s: object, model: object, s
         _, decoded = trainer.decode_artifact((folder / "artifact.bin").read_bytes())
     except trainer.UserError as e:
         return {"bytes": {}, "gap": {}, "weights_note": str(e)}
-    steps: list[dict[str, float]] = []  # those of the log, in place of the settings': by tensor, or in older logs by role
+    on_grid: tuple = ()  # what encode_artifact takes beside: no hessians (rounded to nearest), and the log's steps by tensor
     for line in (folder / "train.log").read_text(encoding="utf-8").splitlines():
         if line.startswith("steps "):
-            steps = [numbers(line.removeprefix("steps "))]
-        elif line.startswith("fitted "):
+            on_grid = None, numbers(line.removeprefix("steps "))
+        elif line.startswith("fitted "):  # older logs have the steps by role
             s.values |= {key: value for key, value in numbers(line.removeprefix("fitted ")).items() if key in s.values}
     classes: dict[str, list[str]] = {}
     for name in decoded:
         classes.setdefault(class_of(trainer, name), []).append(name)
 
     def packed(without: Sequence[str] = ()) -> int:
-        return len(trainer.encode_artifact({n: exact[n] for n in decoded if n not in without}, s, *[None] * len(steps), *steps))
+        return len(trainer.encode_artifact({n: exact[n] for n in decoded if n not in without}, s, *on_grid))
 
     sizes, gap, whole = {}, {}, 0
     for kind, names in classes.items():
