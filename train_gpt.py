@@ -416,8 +416,7 @@ class ByteTable:
         boundary = np.array([sp.is_control(i) or sp.is_unknown(i) or sp.is_unused(i) for i in ids])
         leading = np.array([p.startswith("▁") for p in pieces]) & ~byte_piece & ~boundary
         base = np.array([len(p.removeprefix("▁").replace("▁", " ").encode()) for p in pieces], np.int64)
-        base[byte_piece] = 1
-        base[boundary] = 0
+        base[byte_piece], base[boundary] = 1, 0
         threads = os.cpu_count() or 1
         return cls(base, leading, boundary, byte_piece, lambda texts: [t.encode() for t in sp.decode(texts, num_threads=threads)])
     def target_bytes(self, previous: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -1263,14 +1262,15 @@ class Run:
         def first(tokens: int) -> Iterator[np.ndarray]: return map(order.batch, range(-(-tokens // self.s.TRAIN_BATCH_TOKENS)))
         return second_moments(model, first(self.s.CALIBRATION_TOKENS)), squared_gradients(model, first(self.s.BALANCE_TOKENS))
     def forecast(self, model: GPT) -> tuple[float, int]:
-        """Say how large the artifact will be; return the seconds to keep free for the export, and the bytes in all."""
-        weights, begin, sizes = model.weights(), time.perf_counter(), {"code_bytes": self.source.stat().st_size}
-        sizes["model_bytes"] = forecast_bytes(weights, self.s, sizes["code_bytes"], *self.calibrate(model))
-        sizes["total_bytes"] = sum(sizes.values())
+        """Say how large the artifact will be; return the seconds to keep free for the export, and the bytes in all. Raises UserError."""
+        weights, begin, code, limit = model.weights(), time.perf_counter(), self.source.stat().st_size, self.s.MAX_WALLCLOCK_SECONDS
+        packed = forecast_bytes(weights, self.s, code, *self.calibrate(model))
         parameters = {role: sum(w.size for n, w in weights.items() if role_of(n) == role) for role in dict.fromkeys(ROLES.values())}
         self.log("model " + kv(parameters=sum(parameters.values()), **parameters))
-        self.log("forecast " + kv(**sizes, cap_bytes=self.s.CAP_BYTES))
-        return 1.0 + 2.0 * (time.perf_counter() - begin) if self.s.MAX_WALLCLOCK_SECONDS else 0.0, sizes["total_bytes"]
+        self.log("forecast " + kv(code_bytes=code, model_bytes=packed, total_bytes=code + packed, cap_bytes=self.s.CAP_BYTES))
+        reserve = 1.0 + 2.0 * (time.perf_counter() - begin) if limit else 0.0
+        if reserve > limit: raise UserError(f"MAX_WALLCLOCK_SECONDS={limit}: the export alone may need {reserve:.0f} s here; raise it")
+        return reserve, code + packed
     def train(self, model: GPT, interrupt: Interrupt) -> dict:
         """Train within the clock; weights.npz is on disk at the end. Returns its meta data. Raises Interrupted, Diverged."""
         s, r, log, clock = self.s, self.runtime, self.log, self.clock

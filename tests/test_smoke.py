@@ -232,6 +232,13 @@ def test_a_failing_run_says_what_is_kept(main, tmp_path, monkeypatch):
     assert (tmp_path / "runs/bad/weights.npz").exists() and not (tmp_path / "runs/bad/result.json").exists()
 
 
+@pytest.mark.parametrize("how", ["--check", "RUN_ID=hasty"])
+def test_a_clock_that_the_export_alone_would_use_up_is_refused(main, how):
+    done = main(how, MAX_WALLCLOCK_SECONDS=0.9)
+    assert done.code == 2 and "MAX_WALLCLOCK_SECONDS=0.9: the export alone may need 1 s here" in done.err
+    assert "final_sliding_window_exact" not in done.out
+
+
 def test_import_and_help_touch_nothing(tmp_path):
     """Importing leaves files, threads, random numbers and handlers alone; --help needs no data."""
     code = (
