@@ -63,6 +63,7 @@ COMMON_SETTINGS = [
     Setting("NUM_KV_HEADS", 3, (1, 64), "key and value heads; divides NUM_HEADS"),
     Setting("MLP_MULT", 2, (1, 16), "hidden width of the MLP, in multiples of MODEL_DIM"),
     Setting("MLP_LEAK", 0.0, (0.0, 1.0), "slope of the MLP's activation below zero, before it is squared"),
+    Setting("CONV_TAPS", 0, (0, 64), "tokens before the own one of which attention and MLP get learned shares, per channel; 0: none"),
     Setting("ATTN_WINDOW", 0, (0, 65_536), "positions that attention sees, the own one and those before it; 0: all"),
     Setting("BIGRAM_ROWS", 0, (0, 2**20), "rows of a second embedding, of hashed pairs of a token and the one before it; 0: none"),
     Setting("BIGRAM_DIM", 64, (1, 4096), "width of that embedding, before a matrix brings it to MODEL_DIM"),
@@ -111,11 +112,10 @@ COMMON_SETTINGS = [
     Setting("TTT_LR", 0.0, (0.0, 1.0), "test-time training on each window once it is scored: share of the learning rates; 0: none"),
     Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets on which the weights before export are scored too, for the export gap"),
 ]
-MODEL_KEYS = (  # what an artifact's header carries: enough to rebuild the model and to score it the same way again
-    "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE"
-).split()
-LATER_KEYS = (  # those that version 1 did not have; an artifact without them means the defaults
-    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM "
+# What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
+MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
+LATER_KEYS = (
+    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM "
     "MUON_MOMENTUM_WARMUP_STEPS MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS"
 ).split()
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
@@ -161,8 +161,7 @@ class Settings:
     def read_environment(self, environ: dict[str, str]) -> None:
         """Take settings from the environment; warn about names that look like a misspelt one."""
         for name, value in environ.items():
-            if name in self.table:
-                self.set(name, value, "environment")
+            if name in self.table: self.set(name, value, "environment")
             elif close := difflib.get_close_matches(name, self.table, 1, 0.87):
                 self.warnings.append(f"the environment has {name}, which is no setting; did you mean {close[0]}?")
     def as_env(self) -> str:
@@ -463,7 +462,7 @@ def sha256_of(data: np.ndarray | bytes) -> str:
 # shared: begin roles
 ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name -> role; a role decides optimizer, learning rate and bits
 ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down", "bigram_up"], "matrix")
-ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips", "smear", "gate"], "vector")
+ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips", "smear", "gate", "attn_conv", "mlp_conv"], "vector")
 
 def role_of(name: str) -> str:
     """Role of a parameter, by the last part of its name. Raises UserError for one that has none."""
@@ -477,10 +476,8 @@ def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np
     matrices that write into the residual stream start at zero, others normal with standard deviation 1 / sqrt(inputs)."""
     rng, start = np.random.default_rng([s.SEED, 2**32 - 1]), {}
     for name, value in sorted(weights.items()):
-        if role_of(name) == "vector":
-            start[name] = value
-        elif name.endswith((".out", ".down")) or role_of(name) == "table":
-            start[name] = np.zeros(value.shape, np.float32)
+        if role_of(name) == "vector": start[name] = value
+        elif name.endswith((".out", ".down")) or role_of(name) == "table": start[name] = np.zeros(value.shape, np.float32)
         else:
             std = s.EMBED_INIT_STD if role_of(name) == "embed" else value.shape[1] ** -0.5
             start[name] = (std * rng.standard_normal(value.shape)).astype(np.float32)
@@ -500,6 +497,12 @@ def linear(x: Tensor, *weights: Tensor, scale: Tensor | None = None) -> Tensor:
         for weight in weights: watch(x, weight)
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     return F.linear(x, (weight if scale is None else scale[:, None] * weight).to(x.dtype))
+
+def convolve(x: Tensor, taps: Tensor) -> Tensor:
+    """Short causal convolution: each of (B, T, D) gets shares `taps` (reach, D) of those before it, a filter a channel (Canon layers,
+    arXiv:2512.17351). Rolls with a mask, because each padded copy would be a CUDA kernel more."""
+    at = torch.arange(x.size(1), device=x.device)[:, None]
+    return x + sum(tap * torch.roll(x, back, 1) * (at >= back) for back, tap in enumerate(taps.to(x.dtype), 1))
 
 def rotary_table(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
@@ -526,8 +529,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         y = F.scaled_dot_product_attention(*blocks, band)
         return torch.cat((first, y.unflatten(0, (len(q), -1)).movedim(1, 2).flatten(2, 3)), 2)[:, :, :T]
     if not q.is_cuda and q.dtype is torch.bfloat16 and T <= 256:  # so short, plain products beat PyTorch's fused kernel
-        future = torch.ones(T, T, dtype=torch.bool).triu(1)
-        return (q @ k.mT * scale).masked_fill(future, -math.inf).softmax(-1) @ v
+        return (q @ k.mT * scale).masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), -math.inf).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.size(1) != q.size(1))
 
 class Attention(nn.Module):
@@ -568,11 +570,16 @@ class Block(nn.Module):
         self.attn_scale = nn.Parameter(torch.ones(s.MODEL_DIM))
         self.mlp_scale = nn.Parameter(torch.ones(s.MODEL_DIM))
         self.mix = nn.Parameter(torch.stack((torch.ones(s.MODEL_DIM), torch.zeros(s.MODEL_DIM))))
+        if s.CONV_TAPS: self.attn_conv, self.mlp_conv = (nn.Parameter(torch.zeros(s.CONV_TAPS, s.MODEL_DIM)) for _ in range(2))
     def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         mix = self.mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        x = x + self.attn(norm(x), cos, sin, self.attn_scale)
-        return x + self.mlp(norm(x), self.mlp_scale)
+        h = norm(x)
+        if hasattr(self, "attn_conv"): h = convolve(h, self.attn_conv)
+        x = x + self.attn(h, cos, sin, self.attn_scale)
+        h = norm(x)
+        if hasattr(self, "mlp_conv"): h = convolve(h, self.mlp_conv)
+        return x + self.mlp(h, self.mlp_scale)
 
 class GPT(nn.Module):
     """Tied-embedding GPT. The second half of the blocks gets the outputs of the first half back, last one first (U-Net skips)."""
@@ -598,7 +605,7 @@ class GPT(nn.Module):
         if hasattr(self, "bigram"):
             pair = (F.pad(tokens, (1, 0))[:, :-1] * 36313 ^ tokens * 27191) % len(self.bigram)  # large odd factors spread the pairs
             x = norm(x) + linear(F.embedding(pair, self.bigram).to(self.dtype), self.bigram_up)
-        if hasattr(self, "smear"): x = x + self.smear.to(x.dtype) * F.pad(x, (0, 0, 1, 0))[:, :-1] * (tokens != BOS)[..., None]
+        if hasattr(self, "smear"): x = torch.where((tokens != BOS)[..., None], convolve(x, self.smear[None]), x)
         x = x0 = norm(x)
         saved: list[Tensor] = []
         for i, block in enumerate(self.blocks):
@@ -683,14 +690,13 @@ class Optimizer:
             update = self.orthogonalize(g.lerp_(m, mu), s.MUON_NS_STEPS, self.dtype)
             torch._foreach_mul_(weights, 1 - lr * s.MUON_WEIGHT_DECAY)
             torch._foreach_add_(weights, list(update.unbind()), alpha=-lr * max(1.0, shape[0] / shape[1]) ** 0.5)
-        base_lr = {"embed": s.EMBED_LR, "table": s.EMBED_LR, "vector": s.VECTOR_LR}
         for role, names in self.adam.items():
             weights = [self.params[n] for n in names]
             grads = [w.grad for w in weights]
             first, second = (list(x) for x in zip(*(self.moments[n] for n in names)))
             counts = torch.full((len(names),), float(step), device=grads[0].device).unbind()  # where the fused kernel wants them
             adam(weights, grads, first, second, [], list(counts), fused=True, amsgrad=False, maximize=False, weight_decay=0.0,
-                 beta1=s.ADAM_BETA1, beta2=s.ADAM_BETA2, eps=s.ADAM_EPS, lr=base_lr[role] * lr_scale)
+                 beta1=s.ADAM_BETA1, beta2=s.ADAM_BETA2, eps=s.ADAM_EPS, lr=(s.VECTOR_LR if role == "vector" else s.EMBED_LR) * lr_scale)
         self.model.zero_grad(set_to_none=True)
     def tensors(self) -> dict[str, Tensor]:
         """The live state by name: what a checkpoint holds beside the weights."""
@@ -736,14 +742,12 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
         if first >= limit: break
         if groups and groups[-1][2] == end - first and len(groups[-1][0]) < max_windows:
             groups[-1][0].append(start)
-        else:
-            groups.append(([start], end - start, end - first))
+        else: groups.append(([start], end - start, end - first))
     return [(np.array(starts), length, last) for starts, length, last in groups]
 # shared: end windows
 
-def score(
-    model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0, ttt: float = 0
-) -> np.ndarray:
+def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0,
+          ttt: float = 0) -> np.ndarray:
     """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`. With `ttt`, the model learns
     from each window once it is scored, at that share of the rates, uncompiled as the referee does, and is put back at the end."""
     n = len(tokens) - 1
@@ -1050,10 +1054,8 @@ class Log:
     def keep(self, line: str) -> None:
         """To the file alone. A log that cannot be written any more is given up with one line; the run goes on."""
         try:
-            if self.file:
-                print(line, file=self.file, flush=True)
-            elif self.enabled:
-                self.kept.append(line)
+            if self.file: print(line, file=self.file, flush=True)
+            elif self.enabled: self.kept.append(line)
         except OSError as e:
             self.file = None
             print(f"warning: the log file cannot be written any more ({e.strerror}); lines go on here", file=sys.stderr)
@@ -1397,8 +1399,7 @@ class Run:
             for name, tokens, length in sets:
                 values = score(model, tokens, s, r, log, name, length, min(s.EVAL_STRIDE, length), ttt=s.TTT_LR)
                 more[name] = bits_per_byte(values, data.table.target_bytes(tokens[:-1], tokens[1:]))[1]
-            if result["scored_bytes"] <= 8_000_000:  # a plain compressor on the same text, to hold a small model against
-                more["xz_9e"] = xz_bits_per_byte(data.val_tokens, data.table)
+            if result["scored_bytes"] <= 8_000_000: more["xz_9e"] = xz_bits_per_byte(data.val_tokens, data.table)
         for name, bpb in more.items(): log("auxiliary " + kv(name=name, val_bpb=bpb))
         return result, nats
     def export_gap(self, model: GPT, nats: np.ndarray) -> dict:
@@ -1423,8 +1424,7 @@ class Run:
                 model.load_weights(weights)
                 self.clock.seconds = meta["seconds"]
                 log("resumed " + kv(after="training", steps=meta["steps"]))
-            else:
-                meta = self.train(model, interrupt)
+            else: meta = self.train(model, interrupt)
             interrupt.raises = True
             if interrupt.signal: raise Interrupted
             sizes = self.export(model)

@@ -60,6 +60,7 @@ COMMON_SETTINGS = [
     Setting("NUM_KV_HEADS", 3, (1, 64), "key and value heads; divides NUM_HEADS"),
     Setting("MLP_MULT", 2, (1, 16), "hidden width of the MLP, in multiples of MODEL_DIM"),
     Setting("MLP_LEAK", 0.0, (0.0, 1.0), "slope of the MLP's activation below zero, before it is squared"),
+    Setting("CONV_TAPS", 0, (0, 64), "tokens before the own one of which attention and MLP get learned shares, per channel; 0: none"),
     Setting("ATTN_WINDOW", 0, (0, 65_536), "positions that attention sees, the own one and those before it; 0: all"),
     Setting("BIGRAM_ROWS", 0, (0, 2**20), "rows of a second embedding, of hashed pairs of a token and the one before it; 0: none"),
     Setting("BIGRAM_DIM", 64, (1, 4096), "width of that embedding, before a matrix brings it to MODEL_DIM"),
@@ -108,11 +109,10 @@ COMMON_SETTINGS = [
     Setting("TTT_LR", 0.0, (0.0, 1.0), "test-time training on each window once it is scored: share of the learning rates; 0: none"),
     Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets on which the weights before export are scored too, for the export gap"),
 ]
-MODEL_KEYS = (  # what an artifact's header carries: enough to rebuild the model and to score it the same way again
-    "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE"
-).split()
-LATER_KEYS = (  # those that version 1 did not have; an artifact without them means the defaults
-    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM "
+# What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
+MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
+LATER_KEYS = (
+    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM "
     "MUON_MOMENTUM_WARMUP_STEPS MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS"
 ).split()
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
@@ -158,8 +158,7 @@ class Settings:
     def read_environment(self, environ: dict[str, str]) -> None:
         """Take settings from the environment; warn about names that look like a misspelt one."""
         for name, value in environ.items():
-            if name in self.table:
-                self.set(name, value, "environment")
+            if name in self.table: self.set(name, value, "environment")
             elif close := difflib.get_close_matches(name, self.table, 1, 0.87):
                 self.warnings.append(f"the environment has {name}, which is no setting; did you mean {close[0]}?")
     def as_env(self) -> str:
@@ -449,7 +448,7 @@ def sha256_of(data: np.ndarray | bytes) -> str:
 # shared: begin roles
 ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name -> role; a role decides optimizer, learning rate and bits
 ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down", "bigram_up"], "matrix")
-ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips", "smear", "gate"], "vector")
+ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips", "smear", "gate", "attn_conv", "mlp_conv"], "vector")
 
 def role_of(name: str) -> str:
     """Role of a parameter, by the last part of its name. Raises UserError for one that has none."""
@@ -463,10 +462,8 @@ def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np
     matrices that write into the residual stream start at zero, others normal with standard deviation 1 / sqrt(inputs)."""
     rng, start = np.random.default_rng([s.SEED, 2**32 - 1]), {}
     for name, value in sorted(weights.items()):
-        if role_of(name) == "vector":
-            start[name] = value
-        elif name.endswith((".out", ".down")) or role_of(name) == "table":
-            start[name] = np.zeros(value.shape, np.float32)
+        if role_of(name) == "vector": start[name] = value
+        elif name.endswith((".out", ".down")) or role_of(name) == "table": start[name] = np.zeros(value.shape, np.float32)
         else:
             std = s.EMBED_INIT_STD if role_of(name) == "embed" else value.shape[1] ** -0.5
             start[name] = (std * rng.standard_normal(value.shape)).astype(np.float32)
@@ -490,6 +487,12 @@ def linear(x: mx.array, *weights: mx.array, scale: mx.array | None = None) -> mx
     weight = mx.concatenate(weights) if len(weights) > 1 else weights[0]
     w = (weight if scale is None else scale[:, None] * weight).astype(x.dtype).T
     return x @ w if mx.default_device().type == mx.gpu else cpu_product(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], -1)
+
+def convolve(x: mx.array, taps: mx.array) -> mx.array:
+    """Short causal convolution: each of (B, T, D) gets shares `taps` (reach, D) of those before it, a filter a channel (Canon layers,
+    arXiv:2512.17351)."""
+    long, reach, T = mx.pad(x, ((0, 0), (len(taps), 0), (0, 0))), len(taps), x.shape[1]
+    return x + sum(tap * long[:, reach - back : reach - back + T] for back, tap in enumerate(taps.astype(x.dtype), 1))
 
 def rotary_table(length: int, head_dim: int, base: float) -> tuple[mx.array, mx.array]:
     """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
@@ -562,11 +565,16 @@ class Block(nn.Module):
         self.attn_scale = mx.ones((s.MODEL_DIM,))
         self.mlp_scale = mx.ones((s.MODEL_DIM,))
         self.mix = mx.stack((mx.ones((s.MODEL_DIM,)), mx.zeros((s.MODEL_DIM,))))
+        if s.CONV_TAPS: self.attn_conv, self.mlp_conv = (mx.zeros((s.CONV_TAPS, s.MODEL_DIM)) for _ in range(2))
     def __call__(self, x: mx.array, x0: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
         mix = self.mix.astype(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        x = x + self.attn(norm(x), cos, sin, self.attn_scale)
-        return x + self.mlp(norm(x), self.mlp_scale)
+        h = norm(x)
+        if "attn_conv" in self: h = convolve(h, self.attn_conv)
+        x = x + self.attn(h, cos, sin, self.attn_scale)
+        h = norm(x)
+        if "mlp_conv" in self: h = convolve(h, self.mlp_conv)
+        return x + self.mlp(h, self.mlp_scale)
 
 class GPT(nn.Module):
     """Tied-embedding GPT. The second half of the blocks gets the outputs of the first half back, last one first (U-Net skips)."""
@@ -591,7 +599,7 @@ class GPT(nn.Module):
             ids = tokens.astype(mx.uint32)  # holds the products of all ids below 65,536
             pair = (mx.pad(ids, ((0, 0), (1, 0)))[:, :-1] * 36313 ^ ids * 27191) % len(self.bigram)
             x = norm(x) + linear(self.bigram[pair].astype(self.dtype), self.bigram_up)
-        if "smear" in self: x = x + self.smear.astype(x.dtype) * mx.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1] * (tokens != BOS)[..., None]
+        if "smear" in self: x = mx.where((tokens != BOS)[..., None], convolve(x, self.smear[None]), x)
         x = x0 = norm(x)
         saved: list[mx.array] = []
         for i, block in enumerate(self.blocks):
@@ -665,9 +673,8 @@ class Optimizer:
         self.state |= {f"{which}/{n}": mx.zeros(params[n].shape) for n in self.lr for which in ("first", "second")}
     def rates(self, step: int, lr_scale: float) -> mx.array:
         """The numbers that change from step to step, as an array, so that a compiled step serves all: (4,) float32."""
-        s = self.s
-        left = (1 - b ** (step + 1) for b in (s.ADAM_BETA1, s.ADAM_BETA2))  # Adam's bias corrections
-        return mx.array([muon_momentum(s, step), lr_scale, *left])
+        left = (1 - b ** (step + 1) for b in (self.s.ADAM_BETA1, self.s.ADAM_BETA2))  # Adam's bias corrections
+        return mx.array([muon_momentum(self.s, step), lr_scale, *left])
     def step(self, grads: dict[str, mx.array], rates: mx.array) -> None:
         """One update of model and state from the gradients by name; `rates` comes from the method."""
         s, state, params = self.s, self.state, dict(tree_flatten(self.model.parameters()))
@@ -730,14 +737,12 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
         if first >= limit: break
         if groups and groups[-1][2] == end - first and len(groups[-1][0]) < max_windows:
             groups[-1][0].append(start)
-        else:
-            groups.append(([start], end - start, end - first))
+        else: groups.append(([start], end - start, end - first))
     return [(np.array(starts), length, last) for starts, length, last in groups]
 # shared: end windows
 
-def score(
-    model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0, ttt: float = 0
-) -> np.ndarray:
+def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0,
+          ttt: float = 0) -> np.ndarray:
     """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`. With `ttt`, the model takes
     a step at that share of the learning rates on each window after its scores are booked, and gets its weights back at the end."""
     n = len(tokens) - 1
@@ -1043,10 +1048,8 @@ class Log:
     def keep(self, line: str) -> None:
         """To the file alone. A log that cannot be written any more is given up with one line; the run goes on."""
         try:
-            if self.file:
-                print(line, file=self.file, flush=True)
-            elif self.enabled:
-                self.kept.append(line)
+            if self.file: print(line, file=self.file, flush=True)
+            elif self.enabled: self.kept.append(line)
         except OSError as e:
             self.file = None
             print(f"warning: the log file cannot be written any more ({e.strerror}); lines go on here", file=sys.stderr)
@@ -1183,8 +1186,7 @@ class Stepper:
         def update(sums: list[mx.array], rates: mx.array) -> None:
             self.optimizer.step(dict(zip(self.names, sums[1:])), rates)
         parameters = tree_flatten(self.model.parameters())
-        self.names = [name for name, _ in parameters]
-        self.shapes = [()] + [p.shape for _, p in parameters]
+        self.names, self.shapes = [name for name, _ in parameters], [()] + [p.shape for _, p in parameters]
         self.add_part, self.update, model, state = add_part, update, self.model.state, self.optimizer.state
         if self.runtime.compile:  # `model` is an output of add_part too: taking gradients puts copies of the weights there
             self.add_part = mx.compile(add_part, inputs=model, outputs=model)
@@ -1397,8 +1399,7 @@ class Run:
             for name, tokens, length in sets:
                 values = score(model, tokens, s, r, log, name, length, min(s.EVAL_STRIDE, length), ttt=s.TTT_LR)
                 more[name] = bits_per_byte(values, data.table.target_bytes(tokens[:-1], tokens[1:]))[1]
-            if result["scored_bytes"] <= 8_000_000:  # a plain compressor on the same text, to hold a small model against
-                more["xz_9e"] = xz_bits_per_byte(data.val_tokens, data.table)
+            if result["scored_bytes"] <= 8_000_000: more["xz_9e"] = xz_bits_per_byte(data.val_tokens, data.table)
         for name, bpb in more.items(): log("auxiliary " + kv(name=name, val_bpb=bpb))
         return result, nats
     def export_gap(self, model: GPT, nats: np.ndarray) -> dict:
@@ -1423,8 +1424,7 @@ class Run:
                 model.load_weights(weights)
                 self.clock.seconds = meta["seconds"]
                 log("resumed " + kv(after="training", steps=meta["steps"]))
-            else:
-                meta = self.train(model, interrupt)
+            else: meta = self.train(model, interrupt)
             interrupt.raises = True
             if interrupt.signal: raise Interrupted
             sizes = self.export(model)

@@ -1,4 +1,4 @@
-"""Promise: windows, hashed pairs, smear, gates, test-time training and calibration are what they are called, and none looks ahead."""
+"""Promise: each lane is what it is called, from windows and hashed pairs to test-time training and calibration, and none looks ahead."""
 
 import json
 import math
@@ -91,7 +91,7 @@ def test_no_score_depends_on_a_later_token(tokens, precision):
 
 def test_the_windows_of_all_layers_together_bound_what_is_seen(tokens):
     """Two layers of windows of 5, smear and pair: 9 positions and the two tokens before them."""
-    model = random_model(lane_settings(ATTN_WINDOW=5))
+    model = random_model(lane_settings(ATTN_WINDOW=5, CONV_TAPS=0))
     row = torch.from_numpy(tokens[:24].astype(np.int64))
     changed = row.repeat(24, 1)
     changed[range(24), range(24)] = (row + 100) % 300
@@ -107,7 +107,7 @@ def test_the_windows_of_all_layers_together_bound_what_is_seen(tokens):
 @examples(max_examples=40)
 def test_streaming_is_the_whole_stream_at_once(window, k, n):
     """One layer sees its window and no more, so that rows of window + k * window tokens lose nothing, pairs neither."""
-    rows = {"ATTN_WINDOW": window, "EVAL_SEQ_LEN": window * (k + 1), "EVAL_STRIDE": window * k, "SMEAR": 0}
+    rows = {"ATTN_WINDOW": window, "EVAL_SEQ_LEN": window * (k + 1), "EVAL_STRIDE": window * k, "SMEAR": 0, "CONV_TAPS": 0}
     s = lane_settings(NUM_LAYERS=1, TRAIN_SEQ_LEN=256, **rows)
     model = random_model(s)
     tokens = np.random.default_rng(n).integers(2, 300, n + 1)
@@ -125,12 +125,12 @@ def test_streaming_takes_about_a_forward_pass_a_token():
     assert sum(len(starts) * last for starts, _, last in batches) == 100_000 and passed < 1.1 * 100_000
 
 
-# ----------------------------------------------------------------------------------------------------- smear and gates
+# -------------------------------------------------------------------------------------- smear, convolutions and gates
 
 
 def test_no_token_is_smeared_into_a_new_document():
     """Without attention and pairs, a position knows its own token and, unless it is BOS, the one before it."""
-    model = random_model(lane_settings(BIGRAM_ROWS=0))
+    model = random_model(lane_settings(BIGRAM_ROWS=0, CONV_TAPS=0))
     with torch.no_grad():
         for block in model.blocks:
             block.attn.out.zero_()
@@ -138,6 +138,37 @@ def test_no_token_is_smeared_into_a_new_document():
         logits = model.logits(rows, 5)
     moved = (logits != logits[0]).any(-1)
     assert moved.int().tolist() == [[0, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("reach,T", [(1, 6), (3, 7), (5, 3)])
+def test_a_convolution_is_its_definition(reach, T):
+    """Values and gradients; taps that reach back before the row find nothing there."""
+    generator = torch.Generator().manual_seed(reach)
+    x, taps, weight = (torch.randn(*shape, generator=generator, requires_grad=True) for shape in ((2, T, 4), (reach, 4), (2, T, 4)))
+    want = torch.stack([x[:, t] + sum(taps[i] * x[:, t - 1 - i] for i in range(min(reach, t))) for t in range(T)], 1)
+    y = train_gpt.convolve(x, taps)
+    torch.testing.assert_close(y, want)
+    for a, b in zip(*(torch.autograd.grad((z * weight.detach()).sum(), (x, taps)) for z in (y, want))):
+        torch.testing.assert_close(a, b)
+
+
+def test_convolutions_before_mlp_and_attention_reach_back_their_taps():
+    """A block that attends to itself alone sees taps of its MLP and as many of its attention's input; at 0 they change nothing."""
+    model = random_model(lane_settings(NUM_LAYERS=1, ATTN_WINDOW=1, BIGRAM_ROWS=0, SMEAR=0, CONV_TAPS=2))
+    row = torch.arange(10, 22)
+    changed = row.repeat(12, 1)
+    changed[range(12), range(12)] = 7
+
+    def seen() -> list[bool]:
+        with torch.no_grad():
+            return (model.logits(changed, 1) != model.logits(row.repeat(12, 1), 1)).any(-1)[:, 0].tolist()
+
+    assert seen() == [False] * 7 + [True] * 5
+    with torch.no_grad():
+        model.blocks[0].attn_conv.zero_()
+    assert seen() == [False] * 9 + [True] * 3
+    start = GPT(lane_settings(CONV_TAPS=2), CPU)
+    assert not start.blocks[0].attn_conv.any() and not start.blocks[1].mlp_conv.any()
 
 
 def test_gates_start_open():
