@@ -68,6 +68,7 @@ COMMON_SETTINGS = [
     Setting("BIGRAM_ROWS", 0, (0, 2**20), "rows of a second embedding, of hashed pairs of a token and the one before it; 0: none"),
     Setting("BIGRAM_DIM", 64, (1, 4096), "width of that embedding, before a matrix brings it to MODEL_DIM"),
     Setting("HEAD_GATE", 0, (0, 64), "channels of a block's input, at most all, that gate the output of each head; 0: no gates"),
+    Setting("KEY_SHIFT", 0, (0, 1), "1: half of each key is that of the token before, so that a head finds what followed a token"),
     Setting("SMEAR", 0, (0, 1), "1: each token also gets a learned share, per channel, of the one before it in its document"),
     Setting("ROPE_BASE", 10_000.0, (10.0, 1e8), "base of the rotary position frequencies"),
     Setting("LOGIT_SOFTCAP", 30.0, (1.0, 1000.0), "logits are softcap * tanh(logits / softcap)"),
@@ -115,7 +116,7 @@ COMMON_SETTINGS = [
 # What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
 MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
 LATER_KEYS = (
-    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM "
+    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM "
     "MUON_MOMENTUM_WARMUP_STEPS MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS"
 ).split()
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
@@ -254,8 +255,7 @@ class Runtime:
         if self.cuda:
             torch.cuda.set_device(self.device)
             self.steps_in_flight = 2
-        else:
-            torch.set_flush_denormal(True)
+        else: torch.set_flush_denormal(True)
         if self.world > 1:
             dist.init_process_group("nccl" if self.cuda else "gloo")
             self.control = dist.new_group(backend="gloo")
@@ -316,8 +316,7 @@ def open_shard(path: str | Path) -> np.ndarray:
     except OSError as e:
         raise DataError(f"cannot read the shard {path}: {e.strerror}") from None
     wrong = ""
-    if len(header) * 4 < SHARD_HEADER_BYTES:
-        wrong = f"{size} bytes are less than a shard's header of {SHARD_HEADER_BYTES}"
+    if len(header) * 4 < SHARD_HEADER_BYTES: wrong = f"{size} bytes are less than a shard's header of {SHARD_HEADER_BYTES}"
     elif header[0] != SHARD_MAGIC or header[1] != SHARD_VERSION:
         wrong = f"magic {header[0]} version {header[1]}, not {SHARD_MAGIC} version {SHARD_VERSION}: not a token shard"
     elif header[2] <= 0 or size != SHARD_HEADER_BYTES + 2 * int(header[2]):
@@ -533,11 +532,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.size(1) != q.size(1))
 
 class Attention(nn.Module):
-    """Causal attention with grouped key/value heads, normed queries and keys, and a learned gain per query head."""
+    """Causal attention with grouped key/value heads, normed queries and keys, and a learned gain per query head. With `key_shift` the
+    slowly rotated half of each key is that of the token before, so that one block can find what followed an earlier copy of a token."""
     def __init__(self, s: Settings):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.window = s.NUM_HEADS, s.NUM_KV_HEADS, s.MODEL_DIM // s.NUM_HEADS, s.ATTN_WINDOW
-        kv_dim = self.kv_heads * self.head_dim
+        self.key_shift, kv_dim = s.KEY_SHIFT, self.kv_heads * self.head_dim
         self.q, self.out = (nn.Parameter(torch.empty(s.MODEL_DIM, s.MODEL_DIM)) for _ in range(2))
         self.k, self.v = (nn.Parameter(torch.empty(kv_dim, s.MODEL_DIM)) for _ in range(2))
         self.q_gain = nn.Parameter(torch.full((s.NUM_HEADS,), s.QK_GAIN_INIT))
@@ -546,6 +546,10 @@ class Attention(nn.Module):
         B, T, D = x.shape
         heads = linear(x, self.q, self.k, self.v).view(B, T, -1, self.head_dim).transpose(1, 2)  # one product, not three
         qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), 1)  # (B, H, T, head_dim)
+        if self.key_shift:
+            head, at, channel = (torch.arange(n, device=x.device) for n in qk.shape[1:])
+            late = (head >= self.heads)[:, None, None] & (at > 0)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
+            qk = torch.where(late, torch.roll(qk, 1, 2), qk)
         gain = F.pad(self.q_gain, (0, self.kv_heads), value=1.0).to(x.dtype)[:, None, None]
         q, k = rotate(norm(qk) * gain, cos, sin).split((self.heads, self.kv_heads), 1)
         y = attend(q, k, v, self.window).transpose(1, 2)  # (B, T, H, head_dim)
@@ -740,8 +744,7 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
     groups: list[tuple[list[int], int, int]] = []
     for start, end, first in score_windows(n_targets, seq_len, stride):
         if first >= limit: break
-        if groups and groups[-1][2] == end - first and len(groups[-1][0]) < max_windows:
-            groups[-1][0].append(start)
+        if groups and groups[-1][2] == end - first and len(groups[-1][0]) < max_windows: groups[-1][0].append(start)
         else: groups.append(([start], end - start, end - first))
     return [(np.array(starts), length, last) for starts, length, last in groups]
 # shared: end windows
@@ -767,10 +770,8 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
                 values.mean().backward()
                 learner.step(s.MUON_MOMENTUM_WARMUP_STEPS + i, ttt)
             bar(values.numel())
-    if learner:
-        model.load_weights(weights)
-    elif r.world > 1:
-        dist.all_reduce(torch.from_numpy(nats), group=r.control)  # each position is scored by one rank and 0 elsewhere
+    if learner: model.load_weights(weights)
+    elif r.world > 1: dist.all_reduce(torch.from_numpy(nats), group=r.control)  # each position is scored by one rank and 0 elsewhere
     nats[batches[-1][0][-1] + batches[-1][1] :] = np.nan
     return nats
 
@@ -1467,8 +1468,7 @@ class Run:
         with self.clock.span("windows", r.synchronize):
             score(model, tokens, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         scoring_s = self.clock.read("windows") * len(self.data.val_tokens) / len(tokens)
-        total = int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else s.ITERATIONS
-        total = min(total, s.ITERATIONS or total)
+        total = min(int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else 10**9, s.ITERATIONS or 10**9)
         log("check " + kv(step_s=per_step, tokens_per_s=round(s.TRAIN_BATCH_TOKENS / per_step), peak_memory_bytes=peak_bytes))
         log("check " + kv(steps=total, train_tokens=total * s.TRAIN_BATCH_TOKENS, epochs=order.epoch(total)))
         log("check " + kv(warmdown_begins_at_step=int(total * (1 - s.WARMDOWN_FRAC)), scoring_s=round(scoring_s)))

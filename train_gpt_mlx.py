@@ -65,6 +65,7 @@ COMMON_SETTINGS = [
     Setting("BIGRAM_ROWS", 0, (0, 2**20), "rows of a second embedding, of hashed pairs of a token and the one before it; 0: none"),
     Setting("BIGRAM_DIM", 64, (1, 4096), "width of that embedding, before a matrix brings it to MODEL_DIM"),
     Setting("HEAD_GATE", 0, (0, 64), "channels of a block's input, at most all, that gate the output of each head; 0: no gates"),
+    Setting("KEY_SHIFT", 0, (0, 1), "1: half of each key is that of the token before, so that a head finds what followed a token"),
     Setting("SMEAR", 0, (0, 1), "1: each token also gets a learned share, per channel, of the one before it in its document"),
     Setting("ROPE_BASE", 10_000.0, (10.0, 1e8), "base of the rotary position frequencies"),
     Setting("LOGIT_SOFTCAP", 30.0, (1.0, 1000.0), "logits are softcap * tanh(logits / softcap)"),
@@ -112,7 +113,7 @@ COMMON_SETTINGS = [
 # What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
 MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
 LATER_KEYS = (
-    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM "
+    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM "
     "MUON_MOMENTUM_WARMUP_STEPS MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS"
 ).split()
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
@@ -302,8 +303,7 @@ def open_shard(path: str | Path) -> np.ndarray:
     except OSError as e:
         raise DataError(f"cannot read the shard {path}: {e.strerror}") from None
     wrong = ""
-    if len(header) * 4 < SHARD_HEADER_BYTES:
-        wrong = f"{size} bytes are less than a shard's header of {SHARD_HEADER_BYTES}"
+    if len(header) * 4 < SHARD_HEADER_BYTES: wrong = f"{size} bytes are less than a shard's header of {SHARD_HEADER_BYTES}"
     elif header[0] != SHARD_MAGIC or header[1] != SHARD_VERSION:
         wrong = f"magic {header[0]} version {header[1]}, not {SHARD_MAGIC} version {SHARD_VERSION}: not a token shard"
     elif header[2] <= 0 or size != SHARD_HEADER_BYTES + 2 * int(header[2]):
@@ -527,11 +527,12 @@ def attend(q: mx.array, k: mx.array, v: mx.array, window: int) -> mx.array:
     return mx.concatenate(done, 2)
 
 class Attention(nn.Module):
-    """Causal attention with grouped key/value heads, normed queries and keys, and a learned gain per query head."""
+    """Causal attention with grouped key/value heads, normed queries and keys, and a learned gain per query head. With `key_shift` the
+    slowly rotated half of each key is that of the token before, so that one block can find what followed an earlier copy of a token."""
     def __init__(self, s: Settings):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.window = s.NUM_HEADS, s.NUM_KV_HEADS, s.MODEL_DIM // s.NUM_HEADS, s.ATTN_WINDOW
-        kv_dim = self.kv_heads * self.head_dim
+        self.key_shift, kv_dim = s.KEY_SHIFT, self.kv_heads * self.head_dim
         self.q, self.out = (mx.zeros((s.MODEL_DIM, s.MODEL_DIM)) for _ in range(2))
         self.k, self.v = (mx.zeros((kv_dim, s.MODEL_DIM)) for _ in range(2))
         self.q_gain = mx.full((s.NUM_HEADS,), s.QK_GAIN_INIT)
@@ -540,6 +541,10 @@ class Attention(nn.Module):
         B, T, D = x.shape
         heads = linear(x, self.q, self.k, self.v).reshape(B, T, -1, self.head_dim).swapaxes(1, 2)  # one product, not three
         qk, v = mx.split(heads, [self.heads + self.kv_heads], 1)  # (B, H, T, head_dim)
+        if self.key_shift:
+            head, at, channel = (mx.arange(n) for n in qk.shape[1:])
+            late = (head >= self.heads)[:, None, None] & (at > 0)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
+            qk = mx.where(late, mx.roll(qk, 1, 2), qk)
         gain = mx.pad(self.q_gain, (0, self.kv_heads), constant_values=1.0).astype(x.dtype)[:, None, None]
         q, k = mx.split(rotate(norm(qk) * gain, cos, sin), [self.heads], 1)
         y = attend(q, k, v, self.window).swapaxes(1, 2)  # (B, T, H, head_dim)
@@ -735,8 +740,7 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
     groups: list[tuple[list[int], int, int]] = []
     for start, end, first in score_windows(n_targets, seq_len, stride):
         if first >= limit: break
-        if groups and groups[-1][2] == end - first and len(groups[-1][0]) < max_windows:
-            groups[-1][0].append(start)
+        if groups and groups[-1][2] == end - first and len(groups[-1][0]) < max_windows: groups[-1][0].append(start)
         else: groups.append(([start], end - start, end - first))
     return [(np.array(starts), length, last) for starts, length, last in groups]
 # shared: end windows
@@ -750,15 +754,12 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     nats = np.full(n, np.nan, np.float32)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
     learner, weights = (Optimizer(model, s, r), model.weights()) if ttt else (None, {})
-    def mean_and_nats(x: mx.array, y: mx.array, last: int) -> tuple[mx.array, mx.array]:
-        values = model.nats(x, y, last)
-        return values.mean(), values
     compiled = mx.compile(lambda x, y: model.nats(x, y, stride), inputs=model.state) if r.gpu and r.compile and not ttt else None
     with log.progress(label, sum(len(starts) * last for starts, _, last in batches), "tokens") as bar:
         for i, (starts, length, last) in enumerate(batches):
             rows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int32)
             x, y = mx.array(rows[:, :-1]), mx.array(rows[:, 1:])
-            if learner: (_, values), grads = nn.value_and_grad(model, mean_and_nats)(x, y, last)
+            if learner: (_, values), grads = nn.value_and_grad(model, lambda x, y, n=last: ((v := model.nats(x, y, n)).mean(), v))(x, y)
             else: values = compiled(x, y) if compiled and (len(starts), last) == usual else model.nats(x, y, last)
             nats[starts[:, None] + np.arange(length - last, length)] = np.array(values).reshape(-1, last)
             if learner:
@@ -1467,8 +1468,7 @@ class Run:
         with self.clock.span("windows", r.synchronize):
             score(model, tokens, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         scoring_s = self.clock.read("windows") * len(self.data.val_tokens) / len(tokens)
-        total = int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else s.ITERATIONS
-        total = min(total, s.ITERATIONS or total)
+        total = min(int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else 10**9, s.ITERATIONS or 10**9)
         log("check " + kv(step_s=per_step, tokens_per_s=round(s.TRAIN_BATCH_TOKENS / per_step), peak_memory_bytes=peak_bytes))
         log("check " + kv(steps=total, train_tokens=total * s.TRAIN_BATCH_TOKENS, epochs=order.epoch(total)))
         log("check " + kv(warmdown_begins_at_step=int(total * (1 - s.WARMDOWN_FRAC)), scoring_s=round(scoring_s)))

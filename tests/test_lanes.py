@@ -91,7 +91,7 @@ def test_no_score_depends_on_a_later_token(tokens, precision):
 
 def test_the_windows_of_all_layers_together_bound_what_is_seen(tokens):
     """Two layers of windows of 5, smear and pair: 9 positions and the two tokens before them."""
-    model = random_model(lane_settings(ATTN_WINDOW=5, CONV_TAPS=0))
+    model = random_model(lane_settings(ATTN_WINDOW=5, CONV_TAPS=0, KEY_SHIFT=0))
     row = torch.from_numpy(tokens[:24].astype(np.int64))
     changed = row.repeat(24, 1)
     changed[range(24), range(24)] = (row + 100) % 300
@@ -107,7 +107,7 @@ def test_the_windows_of_all_layers_together_bound_what_is_seen(tokens):
 @examples(max_examples=40)
 def test_streaming_is_the_whole_stream_at_once(window, k, n):
     """One layer sees its window and no more, so that rows of window + k * window tokens lose nothing, pairs neither."""
-    rows = {"ATTN_WINDOW": window, "EVAL_SEQ_LEN": window * (k + 1), "EVAL_STRIDE": window * k, "SMEAR": 0, "CONV_TAPS": 0}
+    rows = {"ATTN_WINDOW": window, "EVAL_SEQ_LEN": window * (k + 1), "EVAL_STRIDE": window * k, "SMEAR": 0, "CONV_TAPS": 0, "KEY_SHIFT": 0}
     s = lane_settings(NUM_LAYERS=1, TRAIN_SEQ_LEN=256, **rows)
     model = random_model(s)
     tokens = np.random.default_rng(n).integers(2, 300, n + 1)
@@ -154,7 +154,7 @@ def test_a_convolution_is_its_definition(reach, T):
 
 def test_convolutions_before_mlp_and_attention_reach_back_their_taps():
     """A block that attends to itself alone sees taps of its MLP and as many of its attention's input; at 0 they change nothing."""
-    model = random_model(lane_settings(NUM_LAYERS=1, ATTN_WINDOW=1, BIGRAM_ROWS=0, SMEAR=0, CONV_TAPS=2))
+    model = random_model(lane_settings(NUM_LAYERS=1, ATTN_WINDOW=1, BIGRAM_ROWS=0, SMEAR=0, CONV_TAPS=2, KEY_SHIFT=0))
     row = torch.arange(10, 22)
     changed = row.repeat(12, 1)
     changed[range(12), range(12)] = 7
@@ -169,6 +169,24 @@ def test_convolutions_before_mlp_and_attention_reach_back_their_taps():
     assert seen() == [False] * 9 + [True] * 3
     start = GPT(lane_settings(CONV_TAPS=2), CPU)
     assert not start.blocks[0].attn_conv.any() and not start.blocks[1].mlp_conv.any()
+
+
+def test_key_shift_moves_the_slow_half_of_each_key_by_a_token(monkeypatch):
+    """Against keys shifted by hand, before norm and rotation; the first token of a row keeps its own. Queries and values stay."""
+    plain, shifted = (random_model(lane_settings(NUM_LAYERS=1, KEY_SHIFT=n)).blocks[0].attn for n in (0, 1))
+    seen, x = [], torch.randn(2, 9, plain.q.size(1), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(train_gpt, "rotate", lambda y, cos, sin: y)
+    monkeypatch.setattr(train_gpt, "norm", lambda y: y)
+    monkeypatch.setattr(train_gpt, "attend", lambda q, k, v, window: seen.append((q, k, v)) or q)
+    for attention in (plain, shifted):
+        attention(x, None, None, torch.ones(x.size(2)))
+    (q, k, v), (q2, k2, v2) = seen
+    width = plain.head_dim
+    for channel in range(width):
+        late = channel % (width // 2) >= width // 4
+        want = torch.cat((k[:, :, :1, channel], k[:, :, :-1, channel]), 2) if late else k[..., channel]
+        torch.testing.assert_close(k2[..., channel], want, rtol=0, atol=0)
+    assert not torch.equal(k, k2) and torch.equal(q, q2) and torch.equal(v, v2)
 
 
 def test_gates_start_open():
