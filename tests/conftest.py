@@ -41,7 +41,7 @@ LANES = dict(  # every lane at once: streaming attention, learning from what was
 
 
 @pytest.fixture(autouse=True)
-def denormals() -> None:
+def keep_denormals() -> None:
     """A run on a CPU lets its process flush them to 0, and from then on hypothesis refuses to draw small numbers."""
     torch.set_flush_denormal(False)
 
