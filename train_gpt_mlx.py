@@ -15,16 +15,13 @@ Text between `# shared: begin` and `# shared: end` stands word for word in train
 from __future__ import annotations
 
 import argparse, contextlib, dataclasses, difflib, errno, glob, hashlib, itertools, json, lzma, math, os, platform, re, shutil, signal
-import struct, sys, time, zipfile, zlib
-from collections import deque
+import collections, struct, sys, time, zipfile, zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import sentencepiece
-import zstandard
+import sentencepiece, zstandard
 from tqdm import tqdm
 # shared: end imports
 import mlx.core as mx
@@ -33,15 +30,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 # Settings =============================================================================================================
 # shared: begin settings
-class UserError(Exception):
-    """Something the user can mend. The text says which value is wrong, what is allowed and what to type."""
-
-class Setting(NamedTuple):
-    """One knob. `allowed` is (lowest, highest) for a number, a regular expression for a word."""
-    name: str
-    default: int | float | str
-    allowed: tuple[float, float] | str
-    help: str
+class UserError(Exception): """Something the user can mend. The text says which value is wrong, what is allowed and what to type."""
+# One knob. `allowed` is (lowest, highest) for a number, a regular expression for a word; `default` has the type of its values.
+Setting = collections.namedtuple("Setting", "name default allowed help", module=__name__)
 
 COMMON_SETTINGS = [
     Setting("RUN_ID", "", r"(\w[\w.-]{0,99})?", "name of the run's folder under RUNS_DIR, which must be new; empty: date and time"),
@@ -107,15 +98,15 @@ COMMON_SETTINGS = [
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
+    Setting("NGRAM_CACHE", 0, (0, 16), "scoring also asks what followed the last 1, 2, … up to so many tokens before; 0: it does not"),
     Setting("TTT_LR", 0.0, (0.0, 1.0), "test-time training on each window once it is scored: share of the learning rates; 0: none"),
     Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets on which the weights before export are scored too, for the export gap"),
 ]
 # What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
 MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
-LATER_KEYS = (
-    "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT TTT_LR MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM "
-    "MUON_MOMENTUM_WARMUP_STEPS MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS"
-).split()
+LATER_KEYS = ("MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT NGRAM_CACHE TTT_LR "
+    "MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM MUON_MOMENTUM_WARMUP_STEPS MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM "
+    "ADAM_BETA1 ADAM_BETA2 ADAM_EPS").split()
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
 
@@ -172,7 +163,6 @@ class Settings:
 def nearby(value: int, unit: int) -> str:
     low = value // unit * unit
     return f"try {low} or {low + unit}" if low else f"try {unit}"
-
 def check_settings(s: Settings) -> None:
     """Check the settings against one another, before anything is loaded. Raises UserError."""
     for big, small in (("MODEL_DIM", "NUM_HEADS"), ("NUM_HEADS", "NUM_KV_HEADS"), ("TRAIN_BATCH_TOKENS", "TRAIN_SEQ_LEN")):
@@ -180,13 +170,11 @@ def check_settings(s: Settings) -> None:
         if a % b: raise UserError(f"{big}={a} is not divisible by {small}={b}; {nearby(a, b)}")
     for name in ("TARGET_BYTES", "CALIBRATION_TOKENS", "BALANCE_TOKENS"):
         if s.values[name] and s.QUANT == "clip": raise UserError(f"{name}={s.values[name]} needs QUANT=step; set that, or {name}=0")
-    odd, even = s.MODEL_DIM // s.NUM_HEADS % 2, nearby(s.MODEL_DIM, 2 * s.NUM_HEADS)
-    for wrong, why in (
-        (odd, f"MODEL_DIM={s.MODEL_DIM} gives heads of odd width, which cannot be rotated; {even}"),
-        (s.EVAL_STRIDE > s.EVAL_SEQ_LEN, f"EVAL_STRIDE={s.EVAL_STRIDE} leaves targets out; allowed: up to EVAL_SEQ_LEN={s.EVAL_SEQ_LEN}"),
-        (not s.MAX_WALLCLOCK_SECONDS + s.ITERATIONS, "MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them"),
-    ):
-        if wrong: raise UserError(why)
+    width, stride, length, limit = s.MODEL_DIM, s.EVAL_STRIDE, s.EVAL_SEQ_LEN, s.MAX_WALLCLOCK_SECONDS or s.ITERATIONS
+    even = nearby(width, 2 * s.NUM_HEADS)
+    if width // s.NUM_HEADS % 2: raise UserError(f"MODEL_DIM={width} gives heads of odd width, which cannot be rotated; {even}")
+    if stride > length: raise UserError(f"EVAL_STRIDE={stride} leaves targets out; allowed: up to EVAL_SEQ_LEN={length}")
+    if not limit: raise UserError("MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them")
 
 def command_line() -> argparse.ArgumentParser:
     table, raw = Settings(SETTINGS).help_table(), argparse.RawDescriptionHelpFormatter
@@ -290,9 +278,7 @@ def resolve_device(s: Settings) -> Runtime:
 # shared: begin shards
 SHARD_MAGIC, SHARD_VERSION, SHARD_HEADER_BYTES = 20240520, 1, 1024
 BOS = 1  # every document starts with it
-
-class DataError(UserError):
-    """Shards or tokenizer are not what they should be."""
+class DataError(UserError): """Shards or tokenizer are not what they should be."""
 
 def open_shard(path: str | Path) -> np.ndarray:
     """Memory-map a shard: (tokens,) uint16. Raises DataError unless magic, version and exact size fit."""
@@ -318,11 +304,9 @@ def find_shards(pattern: str) -> list[Path]:
         fetch = "python3 data/cached_challenge_fineweb.py --variant sp1024 --train-shards 2"
         raise DataError(f"no shard fits {pattern}. FineWeb: {fetch}; without a network: python3 data/build_embedded_corpus.py")
     return paths
-
 def check_tokens(tokens: np.ndarray, vocab_size: int, where: Path) -> None:
     if tokens.max() >= vocab_size:
         raise DataError(f"{where}: token {tokens.max()} is not one of VOCAB_SIZE={vocab_size}; shards and tokenizer do not belong together")
-
 def load_tokens(pattern: str, limit: int, vocab_size: int) -> np.ndarray:
     """The first `limit` + 1 tokens of a stream that starts with BOS: (n,) uint16, n - 1 of them targets. Raises DataError."""
     paths = find_shards(pattern)
@@ -369,7 +353,7 @@ class TrainSequences:
 def prefetch(make: Callable[[int], object], first: int, depth: int = 3) -> Iterator[object]:
     """Yields make(first), make(first + 1), …, computed in a thread, `depth` ahead. Raises what `make` raises."""
     with ThreadPoolExecutor(1) as pool:
-        ahead = deque(pool.submit(make, i) for i in range(first, first + depth))
+        ahead = collections.deque(pool.submit(make, i) for i in range(first, first + depth))
         for i in itertools.count(first + depth):
             ahead.append(pool.submit(make, i))
             yield ahead.popleft().result()
@@ -411,35 +395,27 @@ class ByteTable:
 def document_bounds(tokens: np.ndarray) -> np.ndarray:
     """Where documents start, and the end of the last one: (documents + 1,)."""
     return np.append(np.flatnonzero(tokens == BOS), len(tokens))
-
 def audit_bytes(tokens: np.ndarray, table: ByteTable) -> int:
     """Check the byte table against the decoded text, document by document; return the bytes of all targets.
 
     tokens: (n,), starting with BOS. The last document may be cut inside a character, so its last byte pieces are not compared.
     Raises DataError naming the first document whose counts differ: a score would be wrong by that ratio."""
     bounds, sums = document_bounds(tokens), np.concatenate([[0, 0], np.cumsum(table.target_bytes(tokens[:-1], tokens[1:]))])
+    while table.byte_piece[tokens[bounds[-1] - 1]]: bounds[-1] -= 1
     for first in range(0, len(bounds) - 1, 4096):
         stretch = bounds[first : first + 4097]
-        ids = [tokens[a + 1 : b].tolist() for a, b in zip(stretch[:-1], stretch[1:])]
-        dropped = 0
-        if stretch[-1] == len(tokens):
-            while ids[-1] and table.byte_piece[ids[-1][-1]]:
-                ids[-1].pop()
-                dropped += 1
-        text_bytes = [len(text) for text in table.decode(ids)]
-        table_bytes = sums[stretch[1:]] - sums[stretch[:-1]]
-        table_bytes[-1] -= dropped
-        for i in np.flatnonzero(table_bytes != text_bytes):
-            which = f"document {first + i} (tokens {stretch[i]} to {stretch[i + 1]}) decodes to {text_bytes[i]} bytes of UTF-8"
-            wrong = f"the byte table counts {table_bytes[i]}, so val_bpb would be wrong"
-            raise DataError(f"byte audit: {which}, but {wrong}. Check that TOKENIZER_PATH belongs to DATA_PATH")
+        texts = table.decode([tokens[a + 1 : b].tolist() for a, b in zip(stretch[:-1], stretch[1:])])
+        for i, (a, b, text) in enumerate(zip(stretch[:-1], stretch[1:], texts), first):
+            if len(text) != sums[b] - sums[a]:
+                which = f"document {i} (tokens {a} to {b}) decodes to {len(text)} bytes of UTF-8"
+                wrong = f"the byte table counts {sums[b] - sums[a]}, so val_bpb would be wrong"
+                raise DataError(f"byte audit: {which}, but {wrong}. Check that TOKENIZER_PATH belongs to DATA_PATH")
     return int(sums[-1])
 
 def bits_per_byte(nats: np.ndarray, target_bytes: np.ndarray) -> tuple[float, float]:
     """(val_loss, val_bpb): mean nats per token, and (mean nats / ln 2) * (tokens / bytes)."""
     total = float(np.sum(nats, dtype=np.float64))
     return total / len(nats), total / math.log(2) / int(np.sum(target_bytes))
-
 def sha256_of(data: np.ndarray | bytes) -> str:
     return hashlib.sha256(np.ascontiguousarray(data).tobytes() if isinstance(data, np.ndarray) else data).hexdigest()
 # shared: end bytes
@@ -449,14 +425,12 @@ def sha256_of(data: np.ndarray | bytes) -> str:
 ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name -> role; a role decides optimizer, learning rate and bits
 ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down", "bigram_up"], "matrix")
 ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips", "smear", "gate", "attn_conv", "mlp_conv"], "vector")
-
 def role_of(name: str) -> str:
     """Role of a parameter, by the last part of its name. Raises UserError for one that has none."""
     last = name.rpartition(".")[2]
     if last not in ROLES:
         raise UserError(f"parameter {name} has no role, so no optimizer would train it and nothing would export it; add {last!r} to ROLES")
     return ROLES[last]
-
 def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Starting values, the same in both twins for a seed; the role vector keeps those in `weights`, the model's own. Tables and
     matrices that write into the residual stream start at zero, others normal with standard deviation 1 / sqrt(inputs)."""
@@ -479,7 +453,6 @@ cpu_product = mx.custom_function(lambda a, b: a @ mx.contiguous(b))
 cpu_product.vjp(lambda ab, g, _: (g @ mx.contiguous(ab[1].swapaxes(-2, -1)), ab[0].swapaxes(-2, -1) @ g))
 
 WATCH: list[Callable[[mx.array, mx.array], None]] = []  # told the input of every matrix: second_moments puts itself here
-
 def linear(x: mx.array, *weights: mx.array, scale: mx.array | None = None) -> mx.array:
     """x times each of some matrices, side by side, times `scale` (outputs,). Weights are float32, cast to the type of x at use."""
     for watch in WATCH:
@@ -498,7 +471,6 @@ def rotary_table(length: int, head_dim: int, base: float) -> tuple[mx.array, mx.
     """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
     angle = np.outer(np.arange(length), base ** -(np.arange(0, head_dim, 2) / head_dim))  # float64
     return mx.array(np.cos(angle).astype(np.float32)), mx.array(np.sin(angle).astype(np.float32))
-
 def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     """Rotate the two halves of each head by its position: (B, H, T, head_dim)."""
     a, b = mx.split(x, 2, -1)
@@ -643,7 +615,6 @@ def second_moments(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, np.nd
                 mx.eval(sums)
     finally: WATCH.clear()
     return {name: np.array(total) for name, total in sums.items()}
-
 def squared_gradients(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, float]:
     """For balanced_steps, the mean square of each tensor's gradient, summed over the sequences of batches (B, T + 1), by name."""
     gradients, sums = nn.value_and_grad(model, lambda x, y: model.nats(x, y, x.shape[1]).mean()), {}
@@ -709,11 +680,9 @@ def lr_scale(s: Settings, step: int, progress: float) -> float:
     """Share of the full learning rates: a rise over WARMUP_STEPS, then flat, then a line down to 0 over WARMDOWN_FRAC."""
     rise = min(1.0, (step + 1) / (s.WARMUP_STEPS + 1))
     return rise * min(1.0, (1.0 - progress) / s.WARMDOWN_FRAC if s.WARMDOWN_FRAC else 1.0)
-
 def muon_momentum(s: Settings, step: int) -> float:
     share = min(1.0, step / s.MUON_MOMENTUM_WARMUP_STEPS) if s.MUON_MOMENTUM_WARMUP_STEPS else 1.0
     return s.MUON_MOMENTUM_START + share * (s.MUON_MOMENTUM - s.MUON_MOMENTUM_START)
-
 def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: float) -> float:
     """How much of the budget is used, 0 to 1: by the clock (less what the export will need) or by steps, whichever is further."""
     by_steps = step / s.ITERATIONS if s.ITERATIONS else 0.0
@@ -734,7 +703,6 @@ def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[i
     for scored in range(length, n_targets, stride):
         end = min(scored + stride, n_targets)
         yield end - length, end, scored
-
 def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, limit: int) -> list[tuple[np.ndarray, int, int]]:
     """Windows grouped by how many targets they score: (starts, length, scored at the end of each). Enough for `limit` targets."""
     groups: list[tuple[list[int], int, int]] = []
@@ -744,6 +712,67 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
         else: groups.append(([start], end - start, end - first))
     return [(np.array(starts), length, last) for starts, length, last in groups]
 # shared: end windows
+
+# Cache of what the stream has said ====================================================================================
+# shared: begin cache
+CACHE_LATEST, CACHE_FAR = 4, 8 ** np.arange(1, 6)  # findings that count, the latest ones; tokens back from where one counts as farther
+CACHE_KINDS = 36 * (CACHE_LATEST + 1)  # (how many, of one mind or not) x (how far back, in this document or not); 0: nothing found
+
+def context_hashes(tokens: np.ndarray, orders: int) -> np.ndarray:
+    """A hash of the last 1, 2, … `orders` tokens at each position, of its own where there are not so many: (n,) -> (orders, n) uint64."""
+    hashes, terms = np.outer(np.arange(orders + 1), np.arange(len(tokens))).astype(np.uint64), tokens.astype(np.uint64) + np.uint64(1)
+    for i in range(orders): hashes[i + 1, i:] = (hashes[i, i:] + terms[: max(0, len(terms) - i)]) * np.uint64(0x9E3779B97F4A7C15)
+    return hashes[1:]
+def last_copies(hashes: np.ndarray) -> np.ndarray:
+    """Where each hash stood last before, -1 for nowhere: (n,) -> (n,)."""
+    order, before = np.argsort(hashes, kind="stable"), np.full(len(hashes), -1)
+    before[order[1:]] = np.where(hashes[order[1:]] == hashes[order[:-1]], order[:-1], -1)
+    return before
+def cache_finds(tokens: np.ndarray, documents: np.ndarray, before: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, ...]:
+    """At positions `at`, what followed the latest copies of their context, linked by `before`: tokens, -1 for none, and their shares,
+    (CACHE_LATEST, n) both, and the kind of find (n,), below CACHE_KINDS. `documents` numbers the document of each token."""
+    place, found = before[at], []
+    near = np.digitize(at - place, CACHE_FAR) * 2 + (documents[place] == documents[at])
+    for _ in range(CACHE_LATEST):
+        found.append(np.where(place >= 0, tokens[place + 1], -1))
+        place = np.where(place >= 0, before[place], -1)
+    found, rank = np.stack(found), np.arange(1, CACHE_LATEST + 1)[:, None]
+    shares = (found >= 0) / rank / np.maximum(((found >= 0) / rank).sum(0), 1e-9)  # a later one has more to say
+    agree = (shares * (found == found[0])).sum(0)
+    return found, shares, np.where(found[0] >= 0, ((found >= 0).sum(0) * 3 + (agree < 0.999) + (agree < 0.5)) * 12 + near, 0)
+
+class Cache:
+    """Mixes what a model predicts with what followed the same last tokens before in the stream (unbounded cache, arXiv:1711.02604): the
+    finds of each order, a distribution, are mixed in after those of the order below, at a weight for each kind of find, which is
+    learned by gradient steps on scores that are final. So the mixture is a distribution, and knows no token at or after its target."""
+    def __init__(self, orders: int): self.gates, self.squares = np.full(orders * CACHE_KINDS, -2.5), np.full(orders * CACHE_KINDS, 1e-3)
+    def mix(self, p: np.ndarray, finds: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities by the model (…, n), by the finds (orders, …, n), their kinds (orders, n) -> weights (orders, n), and p after
+        each order, (orders + 1, …, n): the last is the mixture."""
+        cells = kinds + CACHE_KINDS * np.arange(len(kinds))[:, None]
+        weights, levels = (kinds > 0) / (1 + np.exp(-self.gates[cells])), [p]
+        for weight, find in zip(weights, finds): levels.append(levels[-1] + weight * (find - levels[-1]))
+        return weights, np.stack(levels)
+    def learn(self, p: np.ndarray, finds: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+        """Score targets, (n,), then take an AdaGrad step on all the weights: nats (n,)."""
+        weights, levels = self.mix(p, finds, kinds)
+        slopes = weights * np.cumprod(1 - weights[::-1], 0)[::-1] * (finds - levels[:-1]) / levels[-1]
+        push = np.bincount((kinds + CACHE_KINDS * np.arange(len(kinds))[:, None]).ravel(), slopes.ravel(), len(self.gates))
+        self.squares += push**2
+        self.gates += 0.5 * push / np.sqrt(self.squares)
+        return -np.log(levels[-1])
+def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
+    """The nats (n,) of a model on a stream (n + 1,) -> those of its mixture with the cache, which learns after each window."""
+    cache, tokens, at, finds, kinds, mixed = Cache(orders), tokens.astype(np.int64), np.arange(len(nats)), [], [], nats.copy()
+    for hashes in context_hashes(tokens[:-1], orders):
+        found, shares, kind = cache_finds(tokens, np.cumsum(tokens == BOS), last_copies(hashes), at)
+        finds.append((shares * (found == tokens[1:])).sum(0))
+        kinds.append(kind)
+    finds, kinds, p = np.stack(finds), np.stack(kinds), np.exp(-nats.astype(np.float64))
+    for z in (slice(first, end) for _, end, first in score_windows(len(nats), seq_len, stride)):
+        if np.isfinite(nats[z][-1]): mixed[z] = cache.learn(p[z], finds[:, z], kinds[:, z])
+    return mixed
+# shared: end cache
 
 def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0,
           ttt: float = 0) -> np.ndarray:
@@ -767,7 +796,7 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
                 mx.eval(model.state, learner.state)
             bar(values.size)
     if learner: model.load_weights(weights)
-    return nats
+    return with_cache(nats, tokens, seq_len, stride, s.NGRAM_CACHE) if s.NGRAM_CACHE else nats
 
 # Artifact: encode and decode ==========================================================================================
 # shared: begin artifact
@@ -776,30 +805,21 @@ ARTIFACT_PREFIX = struct.Struct("<4sBBHIIQI")  # magic, version, codec, 0, heade
 ARTIFACT_MAGIC, CODECS = b"PGLA", ("zlib", "zstd", "rans")  # version 1 knows neither rans nor tensors of 0 bits
 MAX_HEADER_BYTES, MAX_RAW_BYTES, MAX_TENSORS = 1 << 20, 1 << 28, 10_000  # bounds for decoding what strangers send
 RANS_LANES, RANS_TABLES, RANS_LOW, MAX_RANS_BYTES = 64, 64, 1 << 24, 1 << 25
-
-class ArtifactError(UserError):
-    """The bytes are not a whole, valid artifact."""
+class ArtifactError(UserError): """The bytes are not a whole, valid artifact."""
 
 def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """(r, c) float32 -> scales (r,) float16, symbols (r, c) int8, w ~ scale * symbol; each row's clip has the least squared error."""
-    top, peak = 2 ** (bits - 1) - 1, np.abs(w).max(1, keepdims=True)
-    best_error = np.full(len(w), np.inf, np.float32)
-    scales, symbols = np.zeros(len(w), np.float16), np.zeros(w.shape, np.int8)
-    for clip in np.linspace(1.0, 0.5, 11) if bits < 8 else (1.0,):
-        scale = np.maximum(peak * np.float32(clip / top), 6.2e-5).astype(np.float16)  # the least normal float16 bounds it below
-        step = scale.astype(np.float32)
-        q = np.clip(np.rint(w / step), -top, top)
-        error = np.square(w - q * step).sum(1)
-        better = error < best_error
-        best_error[better], scales[better], symbols[better] = error[better], scale[better, 0], q[better].astype(np.int8)
-    return scales, symbols
-
+    top, row = 2 ** (bits - 1) - 1, np.arange(len(w))
+    clips = (np.linspace(1.0, 0.5, 11 if bits < 8 else 1) / top).astype(np.float32)[:, None, None]
+    scales = np.maximum(np.abs(w).max(1, keepdims=True) * clips, 6.2e-5).astype(np.float16)  # the least normal float16 bounds it below
+    symbols = np.clip(np.rint(w / scales.astype(np.float32)), -top, top)  # (clips, r, c)
+    best = np.square(w - symbols * scales.astype(np.float32)).sum(2).argmin(0)
+    return scales[best, row, 0], symbols[best, row].astype(np.int8)
 def grid_step(w: np.ndarray, step: float) -> np.float32:
     """The step of a matrix under QUANT=step, of which weights become whole multiples: float16(step * sqrt(mean(w^2))), at least 6.2e-5.
     `step` is that of balanced_steps, times the factor of TARGET_BYTES."""
     rms = math.sqrt(np.square(w, dtype=np.float64).sum() / max(1, w.size))
     return np.float32(np.float16(min(max(6.2e-5, step * rms), 65_000.0)))
-
 def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, damp: float) -> np.ndarray:
     """(r, c) -> (r, c) int16, so that w x errs least over inputs x with hessian = mean of x x^T, (c, c); None: rounded to nearest."""
     h = np.eye(w.shape[1]) if hessian is None else hessian.astype(np.float64)
@@ -815,7 +835,6 @@ def bits_of(s: Settings, name: str) -> int:
     """Bits of a tensor's weights: 16 for float16, 0 for whole multiples of one step."""
     clip = s.QUANT == "clip"
     return {"matrix": clip * s.BITS_MATRIX, "table": clip * s.BITS_MATRIX, "embed": clip * s.BITS_EMBED, "vector": 16}[role_of(name)]
-
 def sections(tensors: list) -> list[tuple[str, int, int]]:
     """(type, rows, columns) of each matrix in the payload: a tensor's float16 values as pairs of bytes, then its symbols."""
     parts = []
@@ -854,7 +873,6 @@ def rans_encode(raw: bytes, parts: list) -> bytes:
     planes = frequency.astype("<i4").view(np.uint8).reshape(-1, 4).T[:3]
     side = zlib.compress(low.astype("<i4").tobytes() + scales + planes.tobytes(), 9)
     return len(side).to_bytes(4, "little") + side + state.tobytes() + b"".join(reversed(words))
-
 def rans_decode(data: bytes, parts: list) -> bytes:
     """The payload that rans_encode coded. Raises ValueError or zlib.error on anything else."""
     begin, stream, at, table = 4 + int.from_bytes(data[:4], "little"), zlib.decompressobj(), 4, []
@@ -883,13 +901,10 @@ def rans_decode(data: bytes, parts: list) -> bytes:
 def compress(raw: bytes, codec: str, parts: list | None = None) -> bytes:
     if codec == "rans": return rans_encode(raw, parts)
     return zlib.compress(raw, 9) if codec == "zlib" else zstandard.ZstdCompressor(level=22).compress(raw)
-
 def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
     """Exactly `size` bytes, never more in memory whatever the data claim. Raises ArtifactError."""
     try:
-        if codec == "rans":
-            whole = size <= MAX_RANS_BYTES
-            raw = rans_decode(data, parts) if whole else b""
+        if codec == "rans": whole, raw = True, rans_decode(data, parts) if size <= MAX_RANS_BYTES else b""
         elif codec == "zlib":
             stream = zlib.decompressobj()
             raw = stream.decompress(data, size + 1)
@@ -910,7 +925,6 @@ def pack_tensor(w: np.ndarray, bits: int, step: float = 0.0, hessian: np.ndarray
     w = np.asarray(w, np.float32)
     scales, symbols = quantize_rows(w, bits) if bits else (grid := grid_step(w, step), round_to_grid(w, grid, hessian, damp))
     return scales.astype("<f2").tobytes() + symbols.astype("<i2" if not bits else "i1").tobytes()
-
 def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndarray:
     """The float32 weights that pack_tensor's bytes stand for."""
     (_, halves, _), *symbols = sections([(None, shape, bits)])
@@ -943,7 +957,6 @@ def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict 
     rest = len(header_bytes), len(payload), len(raw), zlib.crc32(raw)
     version = 2 if s.QUANT == "step" or s.CODEC == "rans" else 1
     return ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, version, CODECS.index(s.CODEC), 0, *rest) + header_bytes + payload
-
 def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     """(model settings, float32 weights by name) of an artifact. Every length is checked before it is used. Raises ArtifactError."""
     if len(data) < ARTIFACT_PREFIX.size:
@@ -989,7 +1002,6 @@ def fit_artifact(weights: dict, s: Settings, code_bytes: int, hessians: dict | N
         guess = x + (over + 0.001 * target) / a_bit_each  # twice the step takes nearly a bit off each weight
         x = min(max(guess if low < guess < high else (low + high) / 2, -3.0), 3.0)
     return best or found
-
 def forecast_bytes(weights: dict, s: Settings, code_bytes: int = 0, hessians: dict | None = None, powers: dict | None = None) -> int:
     """Artifact bytes to expect after training. Trained rows are near normal, so tensors that start at zero are filled that way."""
     rng = np.random.default_rng(0)
@@ -1079,7 +1091,6 @@ class Log:
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
     """Arrays and a JSON text in one .npz (no pickle), atomically."""
     atomic_write(path, lambda f: np.savez(f, meta=np.array(json.dumps(meta)), **arrays))
-
 def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """What save_arrays wrote. Raises UserError."""
     try:
@@ -1107,9 +1118,7 @@ def peak_process_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return 0
 
-class Interrupted(BaseException):
-    """The run was asked to stop; what is on disk is enough to go on."""
-
+class Interrupted(BaseException): """The run was asked to stop; what is on disk is enough to go on."""
 class Interrupt:
     """The first SIGINT or SIGTERM sets `signal`, or raises Interrupted once `raises` is set; the second one kills."""
     def __init__(self):
@@ -1119,12 +1128,10 @@ class Interrupt:
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
         if self.raises: raise Interrupted
-
 def kv(**pairs: object) -> str:
     """The one format of log lines, `key:value key:value`: exact scores with 8 decimals, other fractions with 6 digits."""
     text = {k: f"{v:.8f}" if k.endswith(("bpb", "val_loss")) else f"{v:.6g}" for k, v in pairs.items() if isinstance(v, float)}
     return " ".join(f"{k}:{text.get(k, v)}" for k, v in pairs.items())
-
 def check_resumable(folder: Path, source: Path) -> None:
     """Raises UserError if a run is finished, or was begun with another source."""
     if (folder / "result.json").exists():
@@ -1133,13 +1140,8 @@ def check_resumable(folder: Path, source: Path) -> None:
     if not copy.exists() or copy.read_bytes() != source.read_bytes():
         raise UserError(f"{source.name} has changed since {folder} began; go on with its own source: python3 {copy} --resume {folder}")
 
-class Data(NamedTuple):
-    """What a run is scored on: validation tokens (n + 1,) uint16, bytes of every target (n,), byte table, hashes of all data."""
-    val_tokens: np.ndarray
-    val_bytes: np.ndarray
-    table: ByteTable
-    hashes: dict[str, str]
-
+# What a run is scored on: validation tokens (n + 1,) uint16, bytes of every target (n,), a ByteTable, hashes of all data by name.
+Data = collections.namedtuple("Data", "val_tokens val_bytes table hashes", module=__name__)
 def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     """Open shards and tokenizer, check them against each other and audit the validation bytes. Raises DataError."""
     table = ByteTable.load(s.TOKENIZER_PATH)
@@ -1229,8 +1231,7 @@ class Stepper:
         self.load_state(saved)
 
 # shared: begin main
-class Diverged(Exception):
-    """The training loss is no longer a number, or far above that of guessing."""
+class Diverged(Exception): """The training loss is no longer a number, or far above that of guessing."""
 
 class Run:
     """One command: what it computes with, what it reads, where it writes, and its phases in order."""
@@ -1289,7 +1290,7 @@ class Run:
             log("resumed " + kv(step=meta["step"], train_s=clock.training()))
         step = first_step = said_step = meta["step"]
         first_s = said_s = saved_s = clock.training()
-        pending, losses = deque(), []  # losses still on their way from the device; those since the last log line
+        pending, losses = collections.deque(), []  # losses still on their way from the device; those since the last log line
         def settle(keep: int) -> None:
             """Wait until at most `keep` steps are in flight, so that the clock is honest and the device never idle."""
             while len(pending) > keep:
@@ -1374,7 +1375,7 @@ class Run:
         except OSError as e:
             raise UserError(f"cannot read the artifact {path}: {e.strerror}") from None
         for name, value in settings.items():
-            if not (name.startswith(("EVAL_", "TTT_")) and self.s.sources[name] in ("environment", "command line")):
+            if not (name.startswith(("EVAL_", "TTT_", "NGRAM_")) and self.s.sources[name] in ("environment", "command line")):
                 self.s.set(name, str(value), "artifact")
         check_settings(self.s)
         if (pieces := len(self.data.table.base_bytes)) != self.s.VOCAB_SIZE:
@@ -1430,8 +1431,7 @@ class Run:
             if interrupt.signal: raise Interrupted
             sizes = self.export(model)
             result, nats = self.score_artifact(self.folder / "artifact.bin")
-            result |= self.export_gap(model, nats)
-            result |= sizes | self.about | {k: meta[k] for k in ("steps", "train_tokens", "epochs")}
+            result |= self.export_gap(model, nats) | sizes | self.about | {k: meta[k] for k in ("steps", "train_tokens", "epochs")}
             result |= {"train_seconds": self.clock.training(), "seconds": self.clock.seconds, "settings": s.values}
             result |= {"peak_memory_bytes": self.runtime.memory()[0], "data_hashes": self.data.hashes}
             log(kv(peak_memory_bytes=result["peak_memory_bytes"], **{f"{name}_s": spent for name, spent in self.clock.seconds.items()}))

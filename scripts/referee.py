@@ -253,14 +253,14 @@ class Child:
             raise Refusal("S4", f"stride {about['stride']} of windows of {about['seq_len']} leaves targets unscored")
         return about
 
-    def ask(self, tokens: np.ndarray, last: int) -> None:
-        self.send({"do": "logits", "rows": len(tokens), "length": tokens.shape[1], "last": last}, tokens)
+    def ask(self, tokens: np.ndarray, last: int, start: int) -> None:
+        self.send({"do": "logits", "rows": len(tokens), "length": tokens.shape[1], "last": last, "start": start}, tokens)
 
     def answer(self, rows: int, last: int, vocab: int) -> np.ndarray:
         return self.receive((rows, last, vocab), self.limits["reply_s"], "logits")[1]
 
-    def learn(self, tokens: np.ndarray, targets: np.ndarray) -> None:
-        head = {"do": "learn", "rows": len(tokens), "length": tokens.shape[1], "last": targets.shape[1]}
+    def learn(self, tokens: np.ndarray, targets: np.ndarray, start: int) -> None:
+        head = {"do": "learn", "rows": len(tokens), "length": tokens.shape[1], "last": targets.shape[1], "start": start}
         self.send(head, tokens, targets)
         self.receive(None, self.limits["reply_s"], "sign of having learned")
 
@@ -434,7 +434,7 @@ class Referee:
             nonlocal asked
             while asked < min(limit, len(batches)):
                 starts, length, last = batches[asked]
-                child.ask(self.rows(starts, length), last)
+                child.ask(self.rows(starts, length), last, int(starts[0]))
                 asked += 1
 
         for i, batch in enumerate(batches):
@@ -458,7 +458,7 @@ class Referee:
 
     def ask_now(self, child: Child, about: dict, batch: tuple) -> np.ndarray:
         starts, length, last = batch
-        child.ask(self.rows(starts, length), last)
+        child.ask(self.rows(starts, length), last, int(starts[0]))
         return child.answer(len(starts), last, about["vocab_size"])
 
     def score_learning(self, child: Child, about: dict, batches: list, probed: set[int], nats: np.ndarray) -> None:
@@ -469,7 +469,7 @@ class Referee:
                 self.probe(child, about, batch, lambda b=batch: self.ask_now(child, about, b), nats)
             else:
                 self.book(nats, batch, self.ask_now(child, about, batch))
-            child.learn(self.rows(starts, length), self.targets(starts, length, last))
+            child.learn(self.rows(starts, length), self.targets(starts, length, last), int(starts[0]))
 
     def probe(self, child: Child, about: dict, batch: tuple, ask_true, nats: np.ndarray) -> None:
         """Ask for a batch, and for a few of its windows again with tokens changed after a random position g.
@@ -489,7 +489,7 @@ class Referee:
         early = positions <= g
 
         def ask(stream: np.ndarray) -> np.ndarray:
-            child.ask(self.rows(few, length, stream), last)
+            child.ask(self.rows(few, length, stream), last, int(few[0]))
             return log_softmax(child.answer(len(few), last, vocab))
 
         def spliced(first: int | None) -> np.ndarray:
@@ -522,7 +522,7 @@ class Referee:
         whole = g + 1 - int(starts[row])
         if whole >= 1:
             self.probes.prefix += 1
-            child.ask(self.rows(starts[row : row + 1], whole), 1)
+            child.ask(self.rows(starts[row : row + 1], whole), 1, int(starts[row]))
             prefix = nats_of(child.answer(1, 1, vocab), self.tokens[g + 1].reshape(1, 1))
             self.probes.compare(
                 prefix[0], again[at_g[0], at_g[1]].reshape(1), np.array([g]), "S2", "when the tokens after it were left out"

@@ -374,21 +374,22 @@ def test_grids_of_odd_matrices(w):
             assert grid >= 6.1e-5 and np.isfinite(round_to_grid(w, grid, hessian, 0.01) * grid).all()
 
 
-def normal_weights():
-    rng = np.random.default_rng(1)
-    shapes = {"embed": (200, 64), "blocks.0.attn.q": (64, 64), "blocks.0.mlp.up": (256, 64), "blocks.0.mix": (2, 64)}
+def normal_weights(times=1):
+    rng, wide = np.random.default_rng(1), 64 * times
+    shapes = {"embed": (200 * times, 64), "blocks.0.attn.q": (wide, wide), "blocks.0.mlp.up": (4 * wide, wide), "blocks.0.mix": (2, 64)}
     return {n: (rng.standard_normal(shape) * 0.05).astype(np.float32) for n, shape in shapes.items()}
 
 
 @pytest.mark.parametrize("codec", ["rans", "zstd"])
-@pytest.mark.parametrize("target", [14_000, 21_000, 32_000])
+@pytest.mark.parametrize("target", [40_000, 60_000, 90_000])  # in smaller files a row that changes its table shows
 def test_the_target_is_met_from_below(codec, target):
     s = export_settings(CODEC=codec, QUANT="step", STEP_EMBED=0.04, TARGET_BYTES=target + 5000)
-    steps, data = fit_artifact(normal_weights(), s, 5000)
+    weights = normal_weights(2)
+    steps, data = fit_artifact(weights, s, 5000)
     assert (0.998 if codec == "rans" else 0.98) * target <= len(data) <= target  # sizes of zstd jump
-    assert data == encode_artifact(normal_weights(), s, None, steps)
+    assert data == encode_artifact(weights, s, None, steps)
     assert steps["embed"] / steps["blocks.0.attn.q"] == pytest.approx(s.STEP_EMBED / s.STEP_MATRIX) and len(steps) == 3
-    assert forecast_bytes(normal_weights(), s, 5000) == len(data)
+    assert forecast_bytes(weights, s, 5000) == len(data)
 
 
 @pytest.mark.parametrize("target,factor", [(1000, 8), (10**6, 0.125), (5000, 8), (3, 8)])

@@ -31,9 +31,8 @@ campaign = importlib.import_module("campaign")  # from scripts/, which `folders`
 SHARED_SETTINGS = re.search(r"# shared: begin settings\n(.*?)# shared: end settings", (ROOT / "train_gpt.py").read_text(), re.DOTALL)[1]
 STUB = f'''"""A stub."""
 from __future__ import annotations
-import argparse, contextlib, difflib, hashlib, json, math, os, re, shutil, signal, sys, time
+import argparse, collections, contextlib, difflib, hashlib, json, math, os, re, shutil, signal, sys, time
 from pathlib import Path
-from typing import NamedTuple
 
 {SHARED_SETTINGS}
 SETTINGS = COMMON_SETTINGS + [Setting("DEVICE", "auto", "auto|cuda|cpu", ""), Setting("EVAL_BATCH_TOKENS", 64, (2, 2**26), "")]

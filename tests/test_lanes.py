@@ -107,7 +107,15 @@ def test_the_windows_of_all_layers_together_bound_what_is_seen(tokens):
 @examples(max_examples=40)
 def test_streaming_is_the_whole_stream_at_once(window, k, n):
     """One layer sees its window and no more, so that rows of window + k * window tokens lose nothing, pairs neither."""
-    rows = {"ATTN_WINDOW": window, "EVAL_SEQ_LEN": window * (k + 1), "EVAL_STRIDE": window * k, "SMEAR": 0, "CONV_TAPS": 0, "KEY_SHIFT": 0}
+    rows = {
+        "ATTN_WINDOW": window,
+        "EVAL_SEQ_LEN": window * (k + 1),
+        "EVAL_STRIDE": window * k,
+        "SMEAR": 0,
+        "CONV_TAPS": 0,
+        "KEY_SHIFT": 0,
+        "NGRAM_CACHE": 0,
+    }
     s = lane_settings(NUM_LAYERS=1, TRAIN_SEQ_LEN=256, **rows)
     model = random_model(s)
     tokens = np.random.default_rng(n).integers(2, 300, n + 1)
@@ -225,7 +233,7 @@ def test_pairs_are_hashed_alike_in_training_and_scoring(lanes):
 
 
 def by_hand(model, s, tokens, share):
-    """Score a window, then learn from it, from the definition; the weights are put back."""
+    """Score a window, then learn from it, from the definition; the weights are put back. The cache is mixed in by the trainer."""
     kept, learner, nats = model.weights(), train_gpt.Optimizer(model, s, CPU), []
     stream = torch.from_numpy(tokens.astype(np.int64))
     for i, (starts, length, last) in enumerate(window_batches(len(tokens) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, 1, 10**6)):
@@ -236,7 +244,7 @@ def by_hand(model, s, tokens, share):
         loss.mean().backward()
         learner.step(s.MUON_MOMENTUM_WARMUP_STEPS + i, share)
     model.load_weights(kept)
-    return np.concatenate(nats)
+    return train_gpt.with_cache(np.concatenate(nats), tokens, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, s.NGRAM_CACHE)
 
 
 def test_scores_first_then_learns_and_puts_the_weights_back(lanes, tokens):

@@ -399,8 +399,8 @@ def streaming():
     shape = "VOCAB_SIZE=50 NUM_LAYERS=2 MODEL_DIM=16 NUM_HEADS=2 NUM_KV_HEADS=1 BIGRAM_ROWS=40 BIGRAM_DIM=8 MLP_LEAK=0.3 DEVICE=cpu"
     rows = "SMEAR=1 HEAD_GATE=4 ATTN_WINDOW=16 EVAL_SEQ_LEN=80 EVAL_STRIDE=64 QUANT=step CODEC=rans"
 
-    def make(share, tokens):
-        s = train_gpt.load_settings([*shape.split(), *rows.split(), f"TTT_LR={share}"], {})
+    def make(share, tokens, orders=0):
+        s = train_gpt.load_settings([*shape.split(), *rows.split(), f"TTT_LR={share}", f"NGRAM_CACHE={orders}"], {})
         model, rng = train_gpt.GPT(s, train_gpt.resolve_device(s)), np.random.default_rng(0)
         weights = {name: (0.3 * rng.standard_normal(w.shape)).astype(np.float32) for name, w in sorted(model.weights().items())}
         artifact = train_gpt.encode_artifact(weights, s)
@@ -414,15 +414,16 @@ def streaming():
 TRAINER_LIMITS = {"memory_bytes": 4 << 30, "processes": 256}
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, streaming, share):
-    """Long rows with windows of attention pass the probes as they are; an artifact with TTT_LR learns here as it does in the trainer."""
-    artifact, want = streaming(share, stream)
+@pytest.mark.parametrize("share,orders", [(0.0, 0), (0.5, 0), (0.0, 3), (0.5, 8)])
+def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, streaming, share, orders):
+    """Long rows with windows of attention pass the probes as they are; TTT_LR and NGRAM_CACHE go on here as they do in the trainer."""
+    artifact, want = streaming(share, stream, orders)
     source = (ROOT / "train_gpt.py").read_text().replace('Setting("COMPILE", "auto"', 'Setting("COMPILE", "on"')  # not obeyed on a CPU
     nats, found = score(source, 4, artifact, **TRAINER_LIMITS)
     assert np.abs(nats - want).max() < 1e-4 and abs(nats.mean() - want.mean()) < 1e-6
-    assert found["scorer"]["learns"] == bool(share) and (found["scorer"]["windows"] == 1) == bool(share)
-    assert found["probes"]["future"] >= 6 and (found["probes"]["alone"] > 0) == (not share)
+    learns = bool(share or orders)
+    assert found["scorer"]["learns"] == learns and (found["scorer"]["windows"] == 1) == learns
+    assert found["probes"]["future"] >= 6 and (found["probes"]["alone"] > 0) == (not learns)
     assert found["probes"]["largest_move_nats"] < 1e-6
 
 

@@ -134,8 +134,69 @@ def watched() -> dict[str, object]:
     return table | {f"os.{n}": getattr(os, n) for n in ("read", "readv", "write", "_exit", "fork")}
 
 
+class Memory:
+    """The trainer's n-gram cache for a stream that arrives window by window: what the trainer's with_cache does for all of it at once.
+
+    Copies of a context are looked up in sorted hashes, which grow by a window once its targets were told.
+    """
+
+    def __init__(self, module: object, orders: int, vocab_size: int):
+        import numpy as np
+
+        self.np, self.module, self.orders, self.vocab_size, self.cache = np, module, orders, vocab_size, module.Cache(orders)
+        self.tokens = np.zeros(0, np.int64)  # of the positions whose target was told
+        self.before = [np.zeros(0, np.int64)] * orders  # where each one's context stood last
+        self.hashes, self.places = [np.zeros(0, np.uint64)] * orders, [np.zeros(0, np.int64)] * orders  # sorted, equal ones by place
+
+    def look(self, tokens: object, start: int) -> tuple[list, object, list]:
+        """For a row (T,) that begins at a place of the stream: for each order what cache_finds says of the positions that have no
+        target yet, then their tokens, then for each order their hashes and where these stood last. Changes nothing."""
+        np, module, known = self.np, self.module, len(self.tokens)
+        new = tokens[known - start :]
+        stream, tail = np.concatenate((self.tokens, new)), max(0, known - self.orders)
+        documents, at, finds, links = np.cumsum(stream == module.BOS), np.arange(known, known + len(new)), [], []
+        for order, hashes in enumerate(module.context_hashes(stream[tail:], self.orders)[:, known - tail :]):
+            before = module.last_copies(hashes)
+            before = np.where(before >= 0, before + known, -1)
+            latest = np.searchsorted(self.hashes[order], hashes, "right") - 1
+            old = (before < 0) & (latest >= 0)
+            old[old] = self.hashes[order][latest[old]] == hashes[old]
+            before[old] = self.places[order][latest[old]]
+            finds.append(module.cache_finds(stream, documents, np.concatenate((self.before[order], before)), at))
+            links.append((hashes, before))
+        return finds, new, links
+
+    def mix(self, nats: object, tokens: object, start: int) -> object:
+        """-ln of the model's distributions (last, V) at the end of a row -> ln of the mixture's."""
+        np, last, mixed = self.np, len(nats), []
+        finds, new, _ = self.look(tokens, start)
+        for first in range(len(new) - last, len(new), 512):
+            piece = slice(first, min(first + 512, len(new)))
+            wholes, column = np.zeros((self.orders, nats.shape[1], piece.stop - first)), np.arange(piece.stop - first)
+            for whole, (found, shares, _) in zip(wholes, finds):
+                for token, share in zip(found[:, piece], shares[:, piece]):
+                    whole[token, column] += share  # that of a token -1 is 0
+            p = np.exp(-nats[first - len(new) + last : piece.stop - len(new) + last].T)
+            mixed.append(self.cache.mix(p, wholes, np.stack([kind[piece] for *_, kind in finds]))[1][-1].T)
+        return np.log(np.concatenate(mixed))
+
+    def learn(self, nats: object, tokens: object, targets: object, start: int) -> None:
+        """Take the window's scores, (last,) by the model alone, for the weights, and keep its contexts."""
+        np, (finds, new, links) = self.np, self.look(tokens, start)
+        at_targets = np.stack([(shares * (found == targets)).sum(0) for found, shares, _ in finds])
+        self.cache.learn(np.exp(-nats.astype(np.float64)), at_targets, np.stack([kind for *_, kind in finds]))
+        places = np.arange(len(self.tokens), len(self.tokens) + len(new))
+        self.tokens = np.concatenate((self.tokens, new))
+        for order, (hashes, before) in enumerate(links):
+            by_hash = np.argsort(hashes, kind="stable")
+            into = np.searchsorted(self.hashes[order], hashes[by_hash], "right")
+            self.hashes[order] = np.insert(self.hashes[order], into, hashes[by_hash])
+            self.places[order] = np.insert(self.places[order], into, places[by_hash])
+            self.before[order] = np.concatenate((self.before[order], before))
+
+
 class Plain:
-    """Serves a submission by the trainer's own functions: decode_artifact, GPT, and the model's logits."""
+    """Serves a submission by the trainer's own functions: decode_artifact, GPT, the model's logits, its optimizer and cache."""
 
     def __init__(self, module: object, artifact: bytes, spec: dict):
         import numpy as np
@@ -160,10 +221,13 @@ class Plain:
         self.answer = self.compute if hasattr(self.model, "logits") else self.compute_from_hidden
         self.compiled = torch.compile(self.model.logits, dynamic=False) if self.runtime.compile and hasattr(self.model, "logits") else None
         self.module, self.softcap = module, s.LOGIT_SOFTCAP
-        if s.values.get("TTT_LR"):  # the steps of the trainer's own score()
-            self.windows, self.learned, self.s, self.compiled = 1, 0, s, None
-            self.learner = module.Optimizer(self.model, s, dataclasses.replace(self.runtime, compile=False))
-            self.learn = self.learn_from
+        self.memory = self.learner = None
+        if s.values.get("TTT_LR") or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
+            self.windows, self.learned, self.s, self.learn = 1, 0, s, self.learn_from
+        if s.values.get("TTT_LR"):
+            self.compiled, self.learner = None, module.Optimizer(self.model, s, dataclasses.replace(self.runtime, compile=False))
+        if s.values.get("NGRAM_CACHE"):
+            self.memory = Memory(module, s.NGRAM_CACHE, s.VOCAB_SIZE)
 
     def compute(self, tokens: object, last: int) -> object:
         usual = self.compiled is not None and tuple(tokens.shape) == (self.windows, self.seq_len) and last == self.stride
@@ -177,13 +241,22 @@ class Plain:
     def logits(self, tokens: object, last: int) -> object:
         with self.torch.inference_mode():
             ids = self.torch.from_numpy(tokens).to(self.runtime.device)
-            return self.answer(ids, last).float().cpu().numpy()
+            logits = self.answer(ids, last).float()
+            if self.memory:
+                nats = -self.torch.log_softmax(logits.double(), -1).cpu().numpy()
+                return self.np.stack([self.memory.mix(row, text, self.start) for row, text in zip(nats, tokens)])
+            return logits.cpu().numpy()
 
     def learn_from(self, tokens: object, targets: object) -> None:
-        """The optimizer step on a window whose scores are final."""
-        ids, targets = (self.torch.from_numpy(x).to(self.runtime.device) for x in (tokens, targets))
-        self.model.nats(ids, targets, targets.shape[1]).mean().backward()
-        self.learner.step(self.s.MUON_MOMENTUM_WARMUP_STEPS + self.learned, self.s.TTT_LR)
+        """The optimizer step on a window whose scores are final, and the cache's."""
+        ids, labels = (self.torch.from_numpy(x).to(self.runtime.device) for x in (tokens, targets))
+        with self.torch.set_grad_enabled(self.learner is not None):
+            nats = self.model.nats(ids, labels, labels.shape[1])
+        if self.memory:
+            self.memory.learn(nats.detach().float().cpu().numpy(), tokens[0], targets[0], self.start)
+        if self.learner:
+            nats.mean().backward()
+            self.learner.step(self.s.MUON_MOMENTUM_WARMUP_STEPS + self.learned, self.s.TTT_LR)
         self.learned += 1
 
 
@@ -226,6 +299,8 @@ def serve(requests: int, reply: int, spec: dict, active: list[str]) -> None:
                 hook.offend("C1", f"replaces {names}")
             write_message(reply, {"stopped": True})
             return
+        if isinstance(scorer, Plain):
+            scorer.start = head["start"]
         tokens = np.frombuffer(payload, "<i4", head["rows"] * head["length"]).astype(np.int64).reshape(head["rows"], head["length"])
         if head["do"] == "learn":
             targets = np.frombuffer(payload, "<i4", offset=4 * tokens.size).astype(np.int64).reshape(head["rows"], head["last"])

@@ -1,0 +1,146 @@
+"""Promise: the n-gram cache is what docs/scoring.md says: whole distributions, from tokens before the target alone, each scored once."""
+
+import math
+from collections import defaultdict
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from train_gpt import BOS, CACHE_LATEST, Cache, cache_finds, context_hashes, last_copies, score_windows, with_cache
+
+VOCAB = 12
+
+
+def text(seed: int, n: int) -> np.ndarray:
+    """A stream of n + 1 tokens that repeats itself, with documents in it."""
+    rng = np.random.default_rng(seed)
+    phrases = [rng.integers(2, VOCAB, rng.integers(2, 12)).tolist() for _ in range(4)]
+    parts = [
+        [BOS] if rng.random() < 0.2 else phrases[rng.integers(4)] if rng.random() < 0.7 else [int(rng.integers(2, VOCAB))] for _ in range(n)
+    ]
+    return np.array(sum([[BOS], *parts], [])[: n + 1], np.uint16)
+
+
+def model_nats(seed: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distributions (n, VOCAB) of no merit, and the nats of the targets."""
+    p = np.random.default_rng(seed).dirichlet(np.ones(VOCAB), len(tokens) - 1)
+    return p, -np.log(p[np.arange(len(p)), tokens[1:]]).astype(np.float32)
+
+
+def finds_by_hand(tokens: np.ndarray, i: int, orders: int) -> list[tuple[dict, tuple] | None]:
+    """For each order the shares of tokens after the latest copies of the context that ends at i, and the kind of find."""
+    found = []
+    for order in range(1, orders + 1):
+        context = tokens[i - order + 1 : i + 1].tolist() if i >= order - 1 else None
+        places = [p for p in range(i - 1, order - 2, -1) if context and tokens[p - order + 1 : p + 1].tolist() == context][:CACHE_LATEST]
+        if not places:
+            found.append(None)
+            continue
+        total, shares = sum(Fraction(1, r) for r in range(1, len(places) + 1)), defaultdict(Fraction)
+        for rank, place in enumerate(places, 1):
+            shares[int(tokens[place + 1])] += Fraction(1, rank) / total
+        agree = shares[int(tokens[places[0] + 1])]
+        far = sum(i - places[0] >= 8**k for k in range(1, 6))
+        own = BOS not in tokens[places[0] + 1 : i + 1].tolist()
+        found.append((shares, (len(places), (agree < 1) + (agree < Fraction(1, 2)), far, own)))
+    return found
+
+
+def by_hand(p: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
+    """The mixture's whole distributions (n, VOCAB), from the page's definition."""
+    gates, squares, whole = defaultdict(lambda: -2.5), defaultdict(lambda: 1e-3), np.array(p)
+    for _, end, first in score_windows(len(p), seq_len, stride):
+        push = defaultdict(float)
+        for i in range(first, end):
+            levels, weights, finds = [p[i]], [], [(k, f) for k, f in enumerate(finds_by_hand(tokens, i, orders)) if f]
+            for k, (shares, kind) in finds:
+                weights.append(1 / (1 + math.exp(-gates[k, kind])))
+                spread = np.array([float(shares.get(t, 0)) for t in range(VOCAB)])
+                levels.append((1 - weights[-1]) * levels[-1] + weights[-1] * spread)
+            whole[i], target = levels[-1], tokens[i + 1]
+            for j, (k, (shares, kind)) in enumerate(finds):
+                slope = float(shares.get(int(target), 0)) - levels[j][target]
+                for later in weights[j + 1 :]:
+                    slope *= 1 - later
+                push[k, kind] += slope / levels[-1][target] * weights[j] * (1 - weights[j])
+        for cell, value in push.items():
+            squares[cell] += value**2
+            gates[cell] += 0.5 * value / math.sqrt(squares[cell])
+    return whole
+
+
+@pytest.mark.parametrize(
+    "seed,n,seq_len,stride,orders", [(0, 300, 64, 48, 4), (1, 200, 50, 50, 1), (2, 250, 400, 8, 8), (3, 90, 16, 3, 3), (4, 1, 8, 8, 2)]
+)
+def test_is_the_definition(seed, n, seq_len, stride, orders):
+    tokens = text(seed, n)
+    p, nats = model_nats(seed, tokens)
+    whole = by_hand(p, tokens, seq_len, stride, orders)
+    np.testing.assert_allclose(whole.sum(1), 1)
+    mixed = with_cache(nats, tokens, seq_len, stride, orders)
+    np.testing.assert_allclose(mixed, -np.log(whole[np.arange(n), tokens[1:]]), rtol=2e-5, atol=2e-6)
+    assert n == 1 or np.abs(mixed - nats).max() > 0.1
+
+
+def test_repetition_pays():
+    tokens = text(5, 2000)
+    p, nats = model_nats(5, tokens)
+    mixed = with_cache(nats, tokens, 64, 64, 6)
+    assert mixed[1000:].mean() < 0.6 * nats[1000:].mean()
+
+
+@given(st.integers(0, 50), st.integers(1, 200), st.integers(1, VOCAB - 1))
+@examples(max_examples=40)
+def test_no_score_depends_on_its_own_or_a_later_target(seed, changed, by):
+    """Token `changed` is the target of position changed - 1; the model's own nats stay as they are."""
+    tokens = text(seed, 200)
+    _, nats = model_nats(seed, tokens)
+    other = tokens.copy()
+    other[changed] = (other[changed] + by) % VOCAB
+    before, after = (with_cache(nats, x, 32, 24, 5) for x in (tokens, other))
+    assert np.array_equal(before[: changed - 1], after[: changed - 1])
+
+
+@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 30))
+@examples(max_examples=40)
+def test_a_mixture_sums_to_one(seed, orders, n):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, 3, n + 1)
+    cache = Cache(orders)
+    cache.gates[:] = 3 * rng.standard_normal(len(cache.gates))
+    finds, kinds = np.zeros((orders, VOCAB, n)), []
+    for order, hashes in enumerate(context_hashes(tokens[:-1], orders)):
+        found, shares, kind = cache_finds(tokens, np.cumsum(tokens == BOS), last_copies(hashes), np.arange(n))
+        for token, share in zip(found, shares):
+            assert (share[token < 0] == 0).all()
+            finds[order, token, np.arange(n)] += share
+        np.testing.assert_allclose(finds[order].sum(0), kind > 0)
+        kinds.append(kind)
+    p = rng.dirichlet(np.ones(VOCAB), n).T
+    mixed = cache.mix(p, finds, np.stack(kinds))[1][-1]
+    np.testing.assert_allclose(mixed.sum(0), 1)
+    assert (mixed > 0).all()
+
+
+def test_what_was_not_scored_stays_unknown_and_changes_nothing():
+    tokens = text(7, 300)
+    _, nats = model_nats(7, tokens)
+    cut = nats.copy()
+    cut[160:] = np.nan  # windows of 64, then 48 targets each
+    some, whole = with_cache(cut, tokens, 64, 48, 4), with_cache(nats, tokens, 64, 48, 4)
+    assert np.array_equal(some[:160], whole[:160]) and np.isnan(some[160:]).all()
+
+
+def test_the_example_on_the_page():
+    """`cat` was followed by sat, ran and, latest, sat."""
+    page = (Path(__file__).parents[1] / "docs/scoring.md").read_text(encoding="utf-8")
+    assert "8/11 and 3/11" in page and "= 0.076" in page and round(1 / (1 + math.exp(2.5)), 3) == 0.076
+    cat, sat, ran = 5, 6, 7
+    tokens = np.array([BOS, cat, sat, cat, ran, cat, sat, 8, cat, sat])
+    found, shares, _ = cache_finds(tokens, np.cumsum(tokens == BOS), last_copies(context_hashes(tokens, 1)[0]), np.array([8]))
+    assert shares[found == sat].sum() == pytest.approx(8 / 11) and shares[found == ran].sum() == pytest.approx(3 / 11)
