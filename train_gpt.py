@@ -721,6 +721,7 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
 # shared: begin cache
 CACHE_LATEST, CACHE_FAR = 4, 8 ** np.arange(1, 6)  # findings that count, the latest ones; tokens back from where one counts as farther
 CACHE_KINDS = 36 * (CACHE_LATEST + 1)  # (how many, of one mind or not) x (how far back, in this document or not); 0: nothing found
+CACHE_CELLS = CACHE_KINDS + 2 * 1024  # learned numbers of an order: by kind, by last token, by the latest find, tokens modulo 1024
 
 def context_hashes(tokens: np.ndarray, orders: int) -> np.ndarray:
     """A hash of the last 1, 2, … `orders` tokens at each position, of its own where there are not so many: (n,) -> (orders, n) uint64."""
@@ -734,7 +735,7 @@ def last_copies(hashes: np.ndarray) -> np.ndarray:
     return before
 def cache_finds(tokens: np.ndarray, documents: np.ndarray, before: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, ...]:
     """At positions `at`, what followed the latest copies of their context, linked by `before`: tokens, -1 for none, and their shares,
-    (CACHE_LATEST, n) both, and the kind of find (n,), below CACHE_KINDS. `documents` numbers the document of each token."""
+    (CACHE_LATEST, n) both, and what the weight depends on, (3, n) cells of CACHE_CELLS. `documents` numbers the document of each token."""
     place, found = before[at], []
     near = np.digitize(at - place, CACHE_FAR) * 2 + (documents[place] == documents[at])
     for _ in range(CACHE_LATEST):
@@ -743,38 +744,37 @@ def cache_finds(tokens: np.ndarray, documents: np.ndarray, before: np.ndarray, a
     found, rank = np.stack(found), np.arange(1, CACHE_LATEST + 1)[:, None]
     shares = (found >= 0) / rank / np.maximum(((found >= 0) / rank).sum(0), 1e-9)  # a later one has more to say
     agree = (shares * (found == found[0])).sum(0)
-    return found, shares, np.where(found[0] >= 0, ((found >= 0).sum(0) * 3 + (agree < 0.999) + (agree < 0.5)) * 12 + near, 0)
+    kind = np.where(found[0] >= 0, ((found >= 0).sum(0) * 3 + (agree < 0.999) + (agree < 0.5)) * 12 + near, 0)
+    return found, shares, np.stack((kind, CACHE_KINDS + tokens[at] % 1024, CACHE_KINDS + 1024 + found[0] % 1024))
 
 class Cache:
-    """Mixes what a model predicts with what followed the same last tokens before in the stream (unbounded cache, arXiv:1711.02604): the
-    finds of each order, a distribution, are mixed in after those of the order below, at a weight for each kind of find, which is
-    learned by gradient steps on scores that are final. So the mixture is a distribution, and knows no token at or after its target."""
-    def __init__(self, orders: int): self.gates, self.squares = np.full(orders * CACHE_KINDS, -2.5), np.full(orders * CACHE_KINDS, 1e-3)
-    def mix(self, p: np.ndarray, finds: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities by the model (…, n), by the finds (orders, …, n), their kinds (orders, n) -> weights (orders, n), and p after
-        each order, (orders + 1, …, n): the last is the mixture."""
-        cells = kinds + CACHE_KINDS * np.arange(len(kinds))[:, None]
-        weights, levels = (kinds > 0) / (1 + np.exp(-self.gates[cells])), [p]
-        for weight, find in zip(weights, finds): levels.append(levels[-1] + weight * (find - levels[-1]))
-        return weights, np.stack(levels)
-    def learn(self, p: np.ndarray, finds: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-        """Score targets, (n,), then take an AdaGrad step on all the weights: nats (n,)."""
-        weights, levels = self.mix(p, finds, kinds)
-        slopes = weights * np.cumprod(1 - weights[::-1], 0)[::-1] * (finds - levels[:-1]) / levels[-1]
-        push = np.bincount((kinds + CACHE_KINDS * np.arange(len(kinds))[:, None]).ravel(), slopes.ravel(), len(self.gates))
+    """Mixes what a model predicts with what followed the same last tokens before in the stream (unbounded cache, arXiv:1711.02604):
+    (p + sum of w find) / (1 + sum of w) over the finds of all orders, which are distributions, so that the mixture is one. Each w is
+    the exponential of three learned numbers, by gradient steps on scores that are final: no token at or after a target has a say in it."""
+    def __init__(self, orders: int):
+        start = np.where(np.arange(CACHE_CELLS) < CACHE_KINDS, -2.5, 0.0)
+        self.gates, self.squares = np.tile(start, (orders, 1)), np.full((orders, CACHE_CELLS), 1e-3)
+    def mix(self, p: np.ndarray, finds: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities by the model (…, n), by finds (orders, …, n), cells (orders, 3, n) -> shares (orders, n), the mixture (…, n)."""
+        weights = (cells[:, 0] > 0) * np.exp(np.stack([gates[x].sum(0) for gates, x in zip(self.gates, cells)]))
+        total = 1 + weights.sum(0)
+        return weights / total, (p + np.einsum("on,o...n->...n", weights, finds)) / total
+    def learn(self, p: np.ndarray, finds: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """Score targets, (n,), then take an AdaGrad step on all the learned numbers: nats (n,)."""
+        shares, mixed = self.mix(p, finds, cells)
+        push = np.stack([np.bincount(x.ravel(), np.tile(y, 3), CACHE_CELLS) for x, y in zip(cells, shares * (finds / mixed - 1))])
         self.squares += push**2
-        self.gates += 0.5 * push / np.sqrt(self.squares)
-        return -np.log(levels[-1])
+        self.gates += 0.35 * push / np.sqrt(self.squares)
+        return -np.log(mixed)
 def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
     """The nats (n,) of a model on a stream (n + 1,) -> those of its mixture with the cache, which learns after each window."""
-    cache, tokens, at, finds, kinds, mixed = Cache(orders), tokens.astype(np.int64), np.arange(len(nats)), [], [], nats.copy()
-    for hashes in context_hashes(tokens[:-1], orders):
-        found, shares, kind = cache_finds(tokens, np.cumsum(tokens == BOS), last_copies(hashes), at)
-        finds.append((shares * (found == tokens[1:])).sum(0))
-        kinds.append(kind)
-    finds, kinds, p = np.stack(finds), np.stack(kinds), np.exp(-nats.astype(np.float64))
+    cache, tokens, mixed, p = Cache(orders), tokens.astype(np.int64), nats.copy(), np.exp(-nats.astype(np.float64))
+    def look_up(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found, shares, cells = cache_finds(tokens, np.cumsum(tokens == BOS), last_copies(hashes), np.arange(len(nats)))
+        return (shares * (found == tokens[1:])).sum(0), cells.astype(np.int16)
+    finds, cells = (np.stack(x) for x in zip(*map(look_up, context_hashes(tokens[:-1], orders))))
     for z in (slice(first, end) for _, end, first in score_windows(len(nats), seq_len, stride)):
-        if np.isfinite(nats[z][-1]): mixed[z] = cache.learn(p[z], finds[:, z], kinds[:, z])
+        if np.isfinite(nats[z][-1]): mixed[z] = cache.learn(p[z], finds[:, z], cells[..., z])
     return mixed
 # shared: end cache
 

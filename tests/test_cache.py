@@ -33,7 +33,7 @@ def model_nats(seed: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def finds_by_hand(tokens: np.ndarray, i: int, orders: int) -> list[tuple[dict, tuple] | None]:
-    """For each order the shares of tokens after the latest copies of the context that ends at i, and the kind of find."""
+    """For each order the shares of tokens after the latest copies of the context that ends at i, the kind of find, and the latest token."""
     found = []
     for order in range(1, orders + 1):
         context = tokens[i - order + 1 : i + 1].tolist() if i >= order - 1 else None
@@ -47,30 +47,28 @@ def finds_by_hand(tokens: np.ndarray, i: int, orders: int) -> list[tuple[dict, t
         agree = shares[int(tokens[places[0] + 1])]
         far = sum(i - places[0] >= 8**k for k in range(1, 6))
         own = BOS not in tokens[places[0] + 1 : i + 1].tolist()
-        found.append((shares, (len(places), (agree < 1) + (agree < Fraction(1, 2)), far, own)))
+        kind = len(places), (agree < 1) + (agree < Fraction(1, 2)), far, own
+        found.append((shares, [("kind", *kind), ("last", tokens[i]), ("latest", tokens[places[0] + 1])]))
     return found
 
 
 def by_hand(p: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
     """The mixture's whole distributions (n, VOCAB), from the page's definition."""
-    gates, squares, whole = defaultdict(lambda: -2.5), defaultdict(lambda: 1e-3), np.array(p)
+    learned, squares, whole = defaultdict(float), defaultdict(lambda: 1e-3), np.array(p)
     for _, end, first in score_windows(len(p), seq_len, stride):
         push = defaultdict(float)
         for i in range(first, end):
-            levels, weights, finds = [p[i]], [], [(k, f) for k, f in enumerate(finds_by_hand(tokens, i, orders)) if f]
-            for k, (shares, kind) in finds:
-                weights.append(1 / (1 + math.exp(-gates[k, kind])))
-                spread = np.array([float(shares.get(t, 0)) for t in range(VOCAB)])
-                levels.append((1 - weights[-1]) * levels[-1] + weights[-1] * spread)
-            whole[i], target = levels[-1], tokens[i + 1]
-            for j, (k, (shares, kind)) in enumerate(finds):
-                slope = float(shares.get(int(target), 0)) - levels[j][target]
-                for later in weights[j + 1 :]:
-                    slope *= 1 - later
-                push[k, kind] += slope / levels[-1][target] * weights[j] * (1 - weights[j])
+            finds = [(k, *find) for k, find in enumerate(finds_by_hand(tokens, i, orders)) if find]
+            weights = [math.exp(-2.5 + sum(learned[k, cell] for cell in cells)) for k, _, cells in finds]
+            spreads = [np.array([float(shares.get(t, 0)) for t in range(VOCAB)]) for _, shares, _ in finds]
+            whole[i] = (p[i] + sum(w * x for w, x in zip(weights, spreads))) / (1 + sum(weights))
+            target = tokens[i + 1]
+            for (k, _, cells), w, x in zip(finds, weights, spreads):
+                for cell in cells:  # the derivative of ln p(target) by the logarithm of w
+                    push[k, cell] += w / (1 + sum(weights)) * (x[target] / whole[i][target] - 1)
         for cell, value in push.items():
             squares[cell] += value**2
-            gates[cell] += 0.5 * value / math.sqrt(squares[cell])
+            learned[cell] += 0.35 * value / math.sqrt(squares[cell])
     return whole
 
 
@@ -112,17 +110,17 @@ def test_a_mixture_sums_to_one(seed, orders, n):
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, 3, n + 1)
     cache = Cache(orders)
-    cache.gates[:] = 3 * rng.standard_normal(len(cache.gates))
-    finds, kinds = np.zeros((orders, VOCAB, n)), []
+    cache.gates[:] = 2 * rng.standard_normal(cache.gates.shape)
+    finds, cells = np.zeros((orders, VOCAB, n)), []
     for order, hashes in enumerate(context_hashes(tokens[:-1], orders)):
-        found, shares, kind = cache_finds(tokens, np.cumsum(tokens == BOS), last_copies(hashes), np.arange(n))
+        found, shares, cell = cache_finds(tokens, np.cumsum(tokens == BOS), last_copies(hashes), np.arange(n))
         for token, share in zip(found, shares):
             assert (share[token < 0] == 0).all()
             finds[order, token, np.arange(n)] += share
-        np.testing.assert_allclose(finds[order].sum(0), kind > 0)
-        kinds.append(kind)
+        np.testing.assert_allclose(finds[order].sum(0), cell[0] > 0)
+        cells.append(cell)
     p = rng.dirichlet(np.ones(VOCAB), n).T
-    mixed = cache.mix(p, finds, np.stack(kinds))[1][-1]
+    mixed = cache.mix(p, finds, np.stack(cells))[1]
     np.testing.assert_allclose(mixed.sum(0), 1)
     assert (mixed > 0).all()
 
@@ -139,7 +137,7 @@ def test_what_was_not_scored_stays_unknown_and_changes_nothing():
 def test_the_example_on_the_page():
     """`cat` was followed by sat, ran and, latest, sat."""
     page = (Path(__file__).parents[1] / "docs/scoring.md").read_text(encoding="utf-8")
-    assert "8/11 and 3/11" in page and "= 0.076" in page and round(1 / (1 + math.exp(2.5)), 3) == 0.076
+    assert "8/11 and 3/11" in page and "0.082" in page and round(math.exp(-2.5), 3) == 0.082
     cat, sat, ran = 5, 6, 7
     tokens = np.array([BOS, cat, sat, cat, ran, cat, sat, 8, cat, sat])
     found, shares, _ = cache_finds(tokens, np.cumsum(tokens == BOS), last_copies(context_hashes(tokens, 1)[0]), np.array([8]))

@@ -177,14 +177,14 @@ class Memory:
                 for token, share in zip(found[:, piece], shares[:, piece]):
                     whole[token, column] += share  # that of a token -1 is 0
             p = np.exp(-nats[first - len(new) + last : piece.stop - len(new) + last].T)
-            mixed.append(self.cache.mix(p, wholes, np.stack([kind[piece] for *_, kind in finds]))[1][-1].T)
+            mixed.append(self.cache.mix(p, wholes, np.stack([cells[:, piece] for *_, cells in finds]))[1].T)
         return np.log(np.concatenate(mixed))
 
     def learn(self, nats: object, tokens: object, targets: object, start: int) -> None:
         """Take the window's scores, (last,) by the model alone, for the weights, and keep its contexts."""
         np, (finds, new, links) = self.np, self.look(tokens, start)
         at_targets = np.stack([(shares * (found == targets)).sum(0) for found, shares, _ in finds])
-        self.cache.learn(np.exp(-nats.astype(np.float64)), at_targets, np.stack([kind for *_, kind in finds]))
+        self.cache.learn(np.exp(-nats.astype(np.float64)), at_targets, np.stack([cells for *_, cells in finds]))
         places = np.arange(len(self.tokens), len(self.tokens) + len(new))
         self.tokens = np.concatenate((self.tokens, new))
         for order, (hashes, before) in enumerate(links):
