@@ -146,12 +146,14 @@ def compute(trainer: ModuleType, folder: Path, tokens: int, wanted_sha256: str) 
     def bpb(nats: np.ndarray) -> float:
         return trainer.bits_per_byte(nats, target_bytes)[1]
 
-    learning = {"ttt": s.TTT_LR} if s.values.get("TTT_LR") else {}  # as the run was scored; plain windows are always without
-    nats, plain = nats_at(s.EVAL_SEQ_LEN, s.EVAL_STRIDE, **learning), nats_at(s.EVAL_SEQ_LEN, s.EVAL_SEQ_LEN)
+    learning = {"ttt": s.TTT_LR} if s.values.get("TTT_LR") else {}
+    nats = nats_at(s.EVAL_SEQ_LEN, s.EVAL_STRIDE, **learning)
     context, length = [[s.EVAL_SEQ_LEN, bpb(nats)]], s.EVAL_SEQ_LEN // 2
     while length >= SHORTEST_CONTEXT:
         context.append([length, bpb(nats_at(length, max(1, length * s.EVAL_STRIDE // s.EVAL_SEQ_LEN), **learning))])
         length //= 2
+    s.values |= {"NGRAM_CACHE": 0} if "NGRAM_CACHE" in s.values else {}
+    plain = nats_at(s.EVAL_SEQ_LEN, s.EVAL_SEQ_LEN)  # what the model knows by itself
     scores = {"seq_len": s.EVAL_SEQ_LEN, "stride": s.EVAL_STRIDE, "pieces": pieces_of(run.data.table, stream), "context": context}
     scores["device"] = run.runtime.about()["device"]
     scores |= weight_scores(trainer, folder, s, model, lambda: bpb(nats_at(s.EVAL_SEQ_LEN, s.EVAL_SEQ_LEN)), bpb(plain))
