@@ -233,6 +233,19 @@ def test_bytes_by_class_of_a_run_with_a_byte_target(finished_lanes, tmp_path):
     assert total() < 0.9 * as_shipped
 
 
+def test_plain_windows_show_the_model_alone(finished_lanes, tmp_path):
+    """The run's own scores have the n-gram cache in them, the loss by position has not."""
+    folder = tmp_path / "lanes"
+    shutil.copytree(finished_lanes[0], folder)
+    scores, opened = scores_of(folder, TOKENS, val_hash(folder)), report_scores.open_run(train_gpt, folder, TOKENS, val_hash(folder))
+    model, length = opened.load_artifact(folder / "artifact.bin"), scores["seq_len"]
+    assert opened.s.NGRAM_CACHE and opened.s.TTT_LR
+    for cache, same in ((0, True), (opened.s.NGRAM_CACHE, False)):
+        opened.s.values["NGRAM_CACHE"] = cache
+        nats = train_gpt.score(model, opened.data.val_tokens, opened.s, opened.runtime, opened.log, "x", length, length)
+        assert np.allclose(scores["plain_nats"], nats, atol=1e-5) == same
+
+
 def test_kept_scores_are_used_until_something_changes(run, monkeypatch, tmp_path: Path):
     folder, wanted = tmp_path / "kept", val_hash(run)
     shutil.copytree(run, folder)
