@@ -719,15 +719,14 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
 
 # Cache of what the stream has said ====================================================================================
 # shared: begin cache
-CACHE_LATEST, CACHE_FAR = 4, 8 ** np.arange(1, 6)  # findings that count, the latest ones; tokens back from where one counts as farther
+CACHE_LATEST, CACHE_FAR, CACHE_OWN = 8, 8 ** np.arange(1, 6), 4  # places that count; steps of distance; lengths looked up by document too
 CACHE_KINDS = 36 * (CACHE_LATEST + 1)  # (how many, of one mind or not) x (how far back, in this document or not); 0: nothing found
-CACHE_CELLS = CACHE_KINDS + 2 * 1024  # learned numbers of an order: by kind, by last token, by the latest find, tokens modulo 1024
-
-def context_hashes(tokens: np.ndarray, orders: int) -> np.ndarray:
-    """A hash of the last 1, 2, … `orders` tokens at each position, of its own where there are not so many: (n,) -> (orders, n) uint64."""
+CACHE_CELLS = CACHE_KINDS + 2 * 1024  # learned numbers of a row: by kind, by last token, by the latest find, tokens modulo 1024
+def context_hashes(tokens: np.ndarray, documents: np.ndarray, orders: int) -> np.ndarray:
+    """Hashes of the last 1, 2, … `orders` tokens of each position, then of up to CACHE_OWN tokens and the document: (rows, n) uint64."""
     hashes, terms = np.outer(np.arange(orders + 1), np.arange(len(tokens))).astype(np.uint64), tokens.astype(np.uint64) + np.uint64(1)
     for i in range(orders): hashes[i + 1, i:] = (hashes[i, i:] + terms[: max(0, len(terms) - i)]) * np.uint64(0x9E3779B97F4A7C15)
-    return hashes[1:]
+    return np.concatenate((hashes[1:], hashes[1 : CACHE_OWN + 1] + documents.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93)))
 def last_copies(hashes: np.ndarray) -> np.ndarray:
     """Where each hash stood last before, -1 for nowhere: (n,) -> (n,)."""
     order, before = np.argsort(hashes, kind="stable"), np.full(len(hashes), -1)
@@ -749,13 +748,13 @@ def cache_finds(tokens: np.ndarray, documents: np.ndarray, before: np.ndarray, a
 
 class Cache:
     """Mixes what a model predicts with what followed the same last tokens before in the stream (unbounded cache, arXiv:1711.02604):
-    (p + sum of w find) / (1 + sum of w) over the finds of all orders, which are distributions, so that the mixture is one. Each w is
+    (p + sum of w find) / (1 + sum of w) over the finds of all rows, which are distributions, so that the mixture is one. Each w is
     the exponential of three learned numbers, by gradient steps on scores that are final: no token at or after a target has a say in it."""
-    def __init__(self, orders: int):
+    def __init__(self, rows: int):
         start = np.where(np.arange(CACHE_CELLS) < CACHE_KINDS, -2.5, 0.0)
-        self.gates, self.squares = np.tile(start, (orders, 1)), np.full((orders, CACHE_CELLS), 1e-3)
+        self.gates, self.squares = np.tile(start, (rows, 1)), np.full((rows, CACHE_CELLS), 1e-3)
     def mix(self, p: np.ndarray, finds: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities by the model (…, n), by finds (orders, …, n), cells (orders, 3, n) -> shares (orders, n), the mixture (…, n)."""
+        """Probabilities by the model (…, n), by finds (rows, …, n), cells (rows, 3, n) -> shares (rows, n), the mixture (…, n)."""
         weights = (cells[:, 0] > 0) * np.exp(np.stack([gates[x].sum(0) for gates, x in zip(self.gates, cells)]))
         total = 1 + weights.sum(0)
         return weights / total, (p + np.einsum("on,o...n->...n", weights, finds)) / total
@@ -768,11 +767,12 @@ class Cache:
         return -np.log(mixed)
 def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
     """The nats (n,) of a model on a stream (n + 1,) -> those of its mixture with the cache, which learns after each window."""
-    cache, tokens, mixed, p = Cache(orders), tokens.astype(np.int64), nats.copy(), np.exp(-nats.astype(np.float64))
+    tokens, documents, mixed, p = tokens.astype(np.int64), np.cumsum(tokens == BOS), nats.copy(), np.exp(-nats.astype(np.float64))
     def look_up(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found, shares, cells = cache_finds(tokens, np.cumsum(tokens == BOS), last_copies(hashes), np.arange(len(nats)))
+        found, shares, cells = cache_finds(tokens, documents, last_copies(hashes), np.arange(len(nats)))
         return (shares * (found == tokens[1:])).sum(0), cells.astype(np.int16)
-    finds, cells = (np.stack(x) for x in zip(*map(look_up, context_hashes(tokens[:-1], orders))))
+    rows = context_hashes(tokens[:-1], documents[:-1], orders)
+    cache, (finds, cells) = Cache(len(rows)), (np.stack(x) for x in zip(*map(look_up, rows)))
     for z in (slice(first, end) for _, end, first in score_windows(len(nats), seq_len, stride)):
         if np.isfinite(nats[z][-1]): mixed[z] = cache.learn(p[z], finds[:, z], cells[..., z])
     return mixed

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from train_gpt import BOS, CACHE_LATEST, Cache, cache_finds, context_hashes, last_copies, score_windows, with_cache
+from train_gpt import BOS, CACHE_LATEST, CACHE_OWN, Cache, cache_finds, context_hashes, last_copies, score_windows, with_cache
 
 VOCAB = 12
 
@@ -33,11 +33,13 @@ def model_nats(seed: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def finds_by_hand(tokens: np.ndarray, i: int, orders: int) -> list[tuple[dict, tuple] | None]:
-    """For each order the shares of tokens after the latest copies of the context that ends at i, the kind of find, and the latest token."""
-    found = []
-    for order in range(1, orders + 1):
+    """For each length, then for those within the document, the shares of tokens after the latest copies of the context that ends at i, the
+    kind of find, and the latest token."""
+    found, begin = [], max(p for p in range(i + 1) if p == 0 or tokens[p] == BOS)
+    for order, first in [(k, 0) for k in range(1, orders + 1)] + [(k, begin) for k in range(1, min(orders, CACHE_OWN) + 1)]:
         context = tokens[i - order + 1 : i + 1].tolist() if i >= order - 1 else None
-        places = [p for p in range(i - 1, order - 2, -1) if context and tokens[p - order + 1 : p + 1].tolist() == context][:CACHE_LATEST]
+        places = range(i - 1, max(first, order - 1) - 1, -1)
+        places = [p for p in places if context and tokens[p - order + 1 : p + 1].tolist() == context][:CACHE_LATEST]
         if not places:
             found.append(None)
             continue
@@ -109,15 +111,16 @@ def test_no_score_depends_on_its_own_or_a_later_target(seed, changed, by):
 def test_a_mixture_sums_to_one(seed, orders, n):
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, 3, n + 1)
-    cache = Cache(orders)
+    documents = np.cumsum(tokens == BOS)
+    rows = context_hashes(tokens[:-1], documents[:-1], orders)
+    cache, finds, cells = Cache(len(rows)), np.zeros((len(rows), VOCAB, n)), []
     cache.gates[:] = 2 * rng.standard_normal(cache.gates.shape)
-    finds, cells = np.zeros((orders, VOCAB, n)), []
-    for order, hashes in enumerate(context_hashes(tokens[:-1], orders)):
-        found, shares, cell = cache_finds(tokens, np.cumsum(tokens == BOS), last_copies(hashes), np.arange(n))
+    for row, hashes in enumerate(rows):
+        found, shares, cell = cache_finds(tokens, documents, last_copies(hashes), np.arange(n))
         for token, share in zip(found, shares):
             assert (share[token < 0] == 0).all()
-            finds[order, token, np.arange(n)] += share
-        np.testing.assert_allclose(finds[order].sum(0), cell[0] > 0)
+            finds[row, token, np.arange(n)] += share
+        np.testing.assert_allclose(finds[row].sum(0), cell[0] > 0)
         cells.append(cell)
     p = rng.dirichlet(np.ones(VOCAB), n).T
     mixed = cache.mix(p, finds, np.stack(cells))[1]
@@ -140,5 +143,6 @@ def test_the_example_on_the_page():
     assert "8/11 and 3/11" in page and "0.082" in page and round(math.exp(-2.5), 3) == 0.082
     cat, sat, ran = 5, 6, 7
     tokens = np.array([BOS, cat, sat, cat, ran, cat, sat, 8, cat, sat])
-    found, shares, _ = cache_finds(tokens, np.cumsum(tokens == BOS), last_copies(context_hashes(tokens, 1)[0]), np.array([8]))
+    documents = np.cumsum(tokens == BOS)
+    found, shares, _ = cache_finds(tokens, documents, last_copies(context_hashes(tokens, documents, 1)[0]), np.array([8]))
     assert shares[found == sat].sum() == pytest.approx(8 / 11) and shares[found == ran].sum() == pytest.approx(3 / 11)

@@ -143,26 +143,27 @@ class Memory:
     def __init__(self, module: object, orders: int, vocab_size: int):
         import numpy as np
 
-        self.np, self.module, self.orders, self.vocab_size, self.cache = np, module, orders, vocab_size, module.Cache(orders)
-        self.tokens = np.zeros(0, np.int64)  # of the positions whose target was told
-        self.before = [np.zeros(0, np.int64)] * orders  # where each one's context stood last
-        self.hashes, self.places = [np.zeros(0, np.uint64)] * orders, [np.zeros(0, np.int64)] * orders  # sorted, equal ones by place
+        self.np, self.module, self.orders, self.vocab_size = np, module, orders, vocab_size
+        rows = len(module.context_hashes(np.zeros(0, np.int64), np.zeros(0, np.int64), orders))
+        self.cache, self.tokens = module.Cache(rows), np.zeros(0, np.int64)  # tokens of the positions whose target was told
+        self.before = [np.zeros(0, np.int64)] * rows  # where each one's context stood last
+        self.hashes, self.places = [np.zeros(0, np.uint64)] * rows, [np.zeros(0, np.int64)] * rows  # sorted, equal ones by place
 
     def look(self, tokens: object, start: int) -> tuple[list, object, list]:
-        """For a row (T,) that begins at a place of the stream: for each order what cache_finds says of the positions that have no
-        target yet, then their tokens, then for each order their hashes and where these stood last. Changes nothing."""
+        """For tokens (T,) that begin at a place of the stream: for each row of context_hashes what cache_finds says of the positions that
+        have no target yet, then their tokens, then row by row their hashes and where these stood last. Changes nothing."""
         np, module, known = self.np, self.module, len(self.tokens)
         new = tokens[known - start :]
         stream, tail = np.concatenate((self.tokens, new)), max(0, known - self.orders)
         documents, at, finds, links = np.cumsum(stream == module.BOS), np.arange(known, known + len(new)), [], []
-        for order, hashes in enumerate(module.context_hashes(stream[tail:], self.orders)[:, known - tail :]):
+        for row, hashes in enumerate(module.context_hashes(stream[tail:], documents[tail:], self.orders)[:, known - tail :]):
             before = module.last_copies(hashes)
             before = np.where(before >= 0, before + known, -1)
-            latest = np.searchsorted(self.hashes[order], hashes, "right") - 1
+            latest = np.searchsorted(self.hashes[row], hashes, "right") - 1
             old = (before < 0) & (latest >= 0)
-            old[old] = self.hashes[order][latest[old]] == hashes[old]
-            before[old] = self.places[order][latest[old]]
-            finds.append(module.cache_finds(stream, documents, np.concatenate((self.before[order], before)), at))
+            old[old] = self.hashes[row][latest[old]] == hashes[old]
+            before[old] = self.places[row][latest[old]]
+            finds.append(module.cache_finds(stream, documents, np.concatenate((self.before[row], before)), at))
             links.append((hashes, before))
         return finds, new, links
 
@@ -172,7 +173,7 @@ class Memory:
         finds, new, _ = self.look(tokens, start)
         for first in range(len(new) - last, len(new), 512):
             piece = slice(first, min(first + 512, len(new)))
-            wholes, column = np.zeros((self.orders, nats.shape[1], piece.stop - first)), np.arange(piece.stop - first)
+            wholes, column = np.zeros((len(finds), nats.shape[1], piece.stop - first)), np.arange(piece.stop - first)
             for whole, (found, shares, _) in zip(wholes, finds):
                 for token, share in zip(found[:, piece], shares[:, piece]):
                     whole[token, column] += share  # that of a token -1 is 0
@@ -187,12 +188,12 @@ class Memory:
         self.cache.learn(np.exp(-nats.astype(np.float64)), at_targets, np.stack([cells for *_, cells in finds]))
         places = np.arange(len(self.tokens), len(self.tokens) + len(new))
         self.tokens = np.concatenate((self.tokens, new))
-        for order, (hashes, before) in enumerate(links):
+        for row, (hashes, before) in enumerate(links):
             by_hash = np.argsort(hashes, kind="stable")
-            into = np.searchsorted(self.hashes[order], hashes[by_hash], "right")
-            self.hashes[order] = np.insert(self.hashes[order], into, hashes[by_hash])
-            self.places[order] = np.insert(self.places[order], into, places[by_hash])
-            self.before[order] = np.concatenate((self.before[order], before))
+            into = np.searchsorted(self.hashes[row], hashes[by_hash], "right")
+            self.hashes[row] = np.insert(self.hashes[row], into, hashes[by_hash])
+            self.places[row] = np.insert(self.places[row], into, places[by_hash])
+            self.before[row] = np.concatenate((self.before[row], before))
 
 
 class Plain:
