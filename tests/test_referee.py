@@ -466,6 +466,17 @@ def test_learning_from_more_than_was_scored_shows(score, stream, streaming):
         score(source.replace(honest, early + honest), 4, artifact, **TRAINER_LIMITS)
 
 
+def test_a_cache_that_looks_ahead_shows(score, stream, streaming):
+    """A trainer whose n-gram cache takes the token after a position, where it already stands in the window, for a find."""
+    artifact, _ = streaming(0.0, stream, 3)
+    honest = "    found, rank = np.stack(found)"
+    source = (ROOT / "train_gpt.py").read_text()
+    assert source.count(honest) == 1
+    ahead = "    found[0] = tokens[np.minimum(at + 1, len(tokens) - 1)]\n"
+    with pytest.raises(Refusal, match="S2"):
+        score(source.replace(honest, ahead + honest), 4, artifact, **TRAINER_LIMITS)
+
+
 # The whole command on a real run --------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def record(finished, tmp_path_factory):
