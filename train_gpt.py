@@ -720,10 +720,10 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
 # Cache of what the stream has said ====================================================================================
 # shared: begin cache
 CACHE_LATEST, CACHE_FAR, CACHE_OWN = 8, 8 ** np.arange(1, 6), 4  # places that count; steps of distance; lengths looked up by document too
-CACHE_KINDS = 36 * (CACHE_LATEST + 1)  # (how many, of one mind or not) x (how far back, in this document or not); 0: nothing found
+CACHE_KINDS = 3 * 6 * 2 * (CACHE_LATEST + 1)  # do they agree, how far back, in this document, how many; 0: nothing found
 CACHE_CELLS = CACHE_KINDS + 2 * 1024  # learned numbers of a row: by kind, by last token, by the latest find, tokens modulo 1024
 def context_hashes(tokens: np.ndarray, documents: np.ndarray, orders: int) -> np.ndarray:
-    """Hashes of the last 1, 2, … `orders` tokens of each position, then of up to CACHE_OWN tokens and the document: (rows, n) uint64."""
+    """Hashes of the last 1, 2, … `orders` tokens, then of up to CACHE_OWN and the document: (orders + min(orders, CACHE_OWN), n) uint64."""
     hashes, terms = np.outer(np.arange(orders + 1), np.arange(len(tokens))).astype(np.uint64), tokens.astype(np.uint64) + np.uint64(1)
     for i in range(orders): hashes[i + 1, i:] = (hashes[i, i:] + terms[: max(0, len(terms) - i)]) * np.uint64(0x9E3779B97F4A7C15)
     return np.concatenate((hashes[1:], hashes[1 : CACHE_OWN + 1] + documents.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93)))
@@ -766,13 +766,13 @@ class Cache:
         self.gates += 0.35 * push / np.sqrt(self.squares)
         return -np.log(mixed)
 def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
-    """The nats (n,) of a model on a stream (n + 1,) -> those of its mixture with the cache, which learns after each window."""
+    """The nats (n,) of a model on a stream (n + 1,) -> those of its mixture with the cache, which learns after each window of scoring."""
     tokens, documents, mixed, p = tokens.astype(np.int64), np.cumsum(tokens == BOS), nats.copy(), np.exp(-nats.astype(np.float64))
     def look_up(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found, shares, cells = cache_finds(tokens, documents, last_copies(hashes), np.arange(len(nats)))
         return (shares * (found == tokens[1:])).sum(0), cells.astype(np.int16)
-    rows = context_hashes(tokens[:-1], documents[:-1], orders)
-    cache, (finds, cells) = Cache(len(rows)), (np.stack(x) for x in zip(*map(look_up, rows)))
+    finds, cells = (np.stack(x) for x in zip(*map(look_up, context_hashes(tokens[:-1], documents[:-1], orders))))
+    cache = Cache(len(finds))
     for z in (slice(first, end) for _, end, first in score_windows(len(nats), seq_len, stride)):
         if np.isfinite(nats[z][-1]): mixed[z] = cache.learn(p[z], finds[:, z], cells[..., z])
     return mixed

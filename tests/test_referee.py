@@ -473,8 +473,8 @@ def test_a_cache_that_looks_ahead_shows(score, stream, streaming):
     source = (ROOT / "train_gpt.py").read_text()
     assert source.count(honest) == 1
     ahead = "    found[0] = tokens[np.minimum(at + 1, len(tokens) - 1)]\n"
-    with pytest.raises(Refusal, match="S2"):
-        score(source.replace(honest, ahead + honest), 4, artifact, **TRAINER_LIMITS)
+    with pytest.raises(Refusal, match="S2"):  # half of all probes ask at a window's end, where there is nothing ahead: so many of them
+        score(source.replace(honest, ahead + honest), 24, artifact, **TRAINER_LIMITS)
 
 
 # The whole command on a real run --------------------------------------------------------------------------------------

@@ -222,7 +222,7 @@ class Plain:
         self.answer = self.compute if hasattr(self.model, "logits") else self.compute_from_hidden
         self.compiled = torch.compile(self.model.logits, dynamic=False) if self.runtime.compile and hasattr(self.model, "logits") else None
         self.module, self.softcap = module, s.LOGIT_SOFTCAP
-        self.memory = self.learner = None
+        self.memory, self.learner, self.start = None, None, 0  # start: where in the stream the row asked about begins
         if s.values.get("TTT_LR") or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
             self.windows, self.learned, self.s, self.learn = 1, 0, s, self.learn_from
         if s.values.get("TTT_LR"):
@@ -245,7 +245,7 @@ class Plain:
             logits = self.answer(ids, last).float()
             if self.memory:
                 nats = -self.torch.log_softmax(logits.double(), -1).cpu().numpy()
-                return self.np.stack([self.memory.mix(row, text, self.start) for row, text in zip(nats, tokens)])
+                return self.memory.mix(nats[0], tokens[0], self.start)[None]  # one window at a time
             return logits.cpu().numpy()
 
     def learn_from(self, tokens: object, targets: object) -> None:

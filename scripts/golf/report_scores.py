@@ -152,7 +152,8 @@ def compute(trainer: ModuleType, folder: Path, tokens: int, wanted_sha256: str) 
     while length >= SHORTEST_CONTEXT:
         context.append([length, bpb(nats_at(length, max(1, length * s.EVAL_STRIDE // s.EVAL_SEQ_LEN), **learning))])
         length //= 2
-    s.values |= {"NGRAM_CACHE": 0} if "NGRAM_CACHE" in s.values else {}
+    if "NGRAM_CACHE" in s.values:
+        s.values["NGRAM_CACHE"] = 0
     plain = nats_at(s.EVAL_SEQ_LEN, s.EVAL_SEQ_LEN)  # what the model knows by itself
     scores = {"seq_len": s.EVAL_SEQ_LEN, "stride": s.EVAL_STRIDE, "pieces": pieces_of(run.data.table, stream), "context": context}
     scores["device"] = run.runtime.about()["device"]
