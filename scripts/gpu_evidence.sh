@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Purpose:  everything that waits for a GPU, in one call: for each config the profile of a steady step, the run, its score without
-#           the n-gram cache and, where it has BALANCE_TOKENS, its weights exported again without; logs and artifacts in one folder. What it
-#           brings back belongs in docs/hardware.md and in records/. CONFIGS names the configs, where one call may not last.
+#           the n-gram cache and, where it has BALANCE_TOKENS, its weights exported again without it and without DEAD_ZONE; logs and
+#           artifacts in one folder. What it brings back belongs in docs/hardware.md and in records/. CONFIGS names the configs, where
+#           one call may not last.
 # Hardware: one CUDA device. TRAIN_SECONDS is the training clock; about 400 s of an H200 stand for 1800 s of an RTX 4090.
 # Example:  TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out DATA_PATH=… TOKENIZER_PATH=… VAL_TOKENS=524288
 #           CONFIGS=configs/local_4090_record.env TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out …
@@ -27,7 +28,7 @@ for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_reco
   fi
   if grep -q '^BALANCE_TOKENS' "$config"; then
     echo "== $name: exported again"
-    python3 scripts/sweep_export.py "$out/runs/$name" BALANCE_TOKENS=0,65536 --targets 262144 | tee "$out/$name.export.md" || failed=1
+    python3 scripts/sweep_export.py "$out/runs/$name" BALANCE_TOKENS=0,65536 DEAD_ZONE=0,0.12 --targets 262144 | tee "$out/$name.export.md" || failed=1
   fi
 done
 find "$out/runs" -name '*.npz' -delete
