@@ -169,7 +169,7 @@ def check_settings(s: Settings) -> None:
     for big, small in (("MODEL_DIM", "NUM_HEADS"), ("NUM_HEADS", "NUM_KV_HEADS"), ("TRAIN_BATCH_TOKENS", "TRAIN_SEQ_LEN")):
         a, b = s.values[big], s.values[small]
         if a % b: raise UserError(f"{big}={a} is not divisible by {small}={b}; {nearby(a, b)}")
-    for name in ("TARGET_BYTES", "CALIBRATION_TOKENS", "BALANCE_TOKENS"):
+    for name in ("TARGET_BYTES", "CALIBRATION_TOKENS", "BALANCE_TOKENS", "DEAD_ZONE"):
         if s.values[name] and s.QUANT == "clip": raise UserError(f"{name}={s.values[name]} needs QUANT=step; set that, or {name}=0")
     width, stride, length, limit = s.MODEL_DIM, s.EVAL_STRIDE, s.EVAL_SEQ_LEN, s.MAX_WALLCLOCK_SECONDS or s.ITERATIONS
     even = nearby(width, 2 * s.NUM_HEADS)

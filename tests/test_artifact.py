@@ -478,11 +478,11 @@ def test_odd_tensors_keep_the_usual_step():
     assert encode_artifact(weights, s, None, steps) != encode_artifact(weights, s)
 
 
-@pytest.mark.parametrize("name", ["TARGET_BYTES", "CALIBRATION_TOKENS", "BALANCE_TOKENS"])
+@pytest.mark.parametrize("name", ["TARGET_BYTES", "CALIBRATION_TOKENS", "BALANCE_TOKENS", "DEAD_ZONE"])
 def test_settings_of_grids_need_grids(name):
-    with pytest.raises(UserError, match=f"{name}=1000 needs QUANT=step"):
-        export_settings(**{name: 1000})
-    check_settings(export_settings(QUANT="step", **{name: 1000}))
+    with pytest.raises(UserError, match=rf"{name}=1(\.0)? needs QUANT=step"):
+        export_settings(**{name: 1})
+    check_settings(export_settings(QUANT="step", **{name: 1}))
 
 
 # ------------------------------------------------------------------------------------------------------------ rANS
