@@ -96,7 +96,7 @@ COMMON_SETTINGS = [
     Setting("CALIBRATION_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose inputs guide the rounding (GPTQ); 0: to nearest"),
     Setting("BALANCE_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose gradients share the steps out; 0: STEP_* as they are"),
     Setting("GPTQ_DAMP", 0.05, (1e-4, 10.0), "added to the second moments of these inputs, as a share of their mean"),
-    Setting("DEAD_ZONE", 0.0, (0.0, 1.0), "QUANT=step: rounding leans to 0 by this share of a step, times the step in root mean squares"),
+    Setting("DEAD_ZONE", 0.0, (0.0, 1.0), "QUANT=step: rounding leans to 0 by this x step / root mean square, in steps; 0: to nearest"),
     Setting("TARGET_BYTES", 0, (0, 2**40), "QUANT=step: scale all steps so that code + model come just below it; 0: leave them"),
     Setting("CODEC", "zstd", "zstd|zlib|rans", "compressor of the packed weights, always at its highest level; rans: our entropy coder"),
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
@@ -823,11 +823,11 @@ def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     best = np.square(w - symbols * scales.astype(np.float32)).sum(2).argmin(0)
     return scales[best, row, 0], symbols[best, row].astype(np.int8)
 def grid_step(w: np.ndarray, step: float) -> np.float32:
-    """The step whose multiples the weights of a matrix become under QUANT=step: float16(step * sqrt(mean(w^2))), at least 6.2e-5."""
+    """QUANT=step: the step of a matrix, from one in root mean squares of its weights: float16(step * sqrt(mean(w^2))), at least 6.2e-5."""
     return np.float32(np.float16(min(max(6.2e-5, step * math.sqrt(np.square(w, dtype=np.float64).sum() / max(1, w.size))), 65_000.0)))
 def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, damp: float, lean: float = 0.0) -> np.ndarray:
     """(r, c) -> (r, c) int16, so that w x errs least over inputs x with hessian = mean of x x^T, (c, c); None: rounded one by one.
-    Rounds down from up to `lean` past the half, as fewer bits code what is smaller; DEAD_ZONE sqrt(2) / 12 is best for Laplacian w."""
+    Up to `lean` steps past the half still goes towards 0: fewer bits. A DEAD_ZONE of sqrt(2) / 12 is best for Laplacian w."""
     h = np.eye(w.shape[1]) if hessian is None else hessian.astype(np.float64)
     lower = np.linalg.cholesky(np.linalg.inv(h + (damp * np.trace(h) / len(h) + 1e-12) * np.eye(len(h)))).astype(np.float32)
     error, rounded = np.empty(w.T.shape, np.float32), np.empty(w.T.shape, np.int16)
@@ -928,8 +928,8 @@ def pack_tensor(w: np.ndarray, bits: int, s: Settings, step: float = 0.0, hessia
     """float16 for bits 16; else float16 scales and whole numbers: int8 with a scale per row, or for bits 0 int16 with one step."""
     if bits == 16:  # beside rounded matrices, 7 significant bits of 11 are plenty, and zeros cost nothing
         return (w.astype("<f2").view("<u2") + (8 if step else 0) & (0xFFF0 if step else 0xFFFF)).astype("<u2").tobytes()
-    w, grid, lean = np.asarray(w, np.float32), grid_step(w, step), min(s.DEAD_ZONE * step, 0.3)
-    scales, symbols = quantize_rows(w, bits) if bits else (grid, round_to_grid(w, grid, hessian, s.GPTQ_DAMP, lean))
+    w, lean = np.asarray(w, np.float32), min(s.DEAD_ZONE * step, 0.3)
+    scales, symbols = quantize_rows(w, bits) if bits else (grid := grid_step(w, step), round_to_grid(w, grid, hessian, s.GPTQ_DAMP, lean))
     return scales.astype("<f2").tobytes() + symbols.astype("<i2" if not bits else "i1").tobytes()
 def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndarray:
     """The float32 weights that pack_tensor's bytes stand for."""
