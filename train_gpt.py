@@ -216,7 +216,7 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
 
 BACKEND_SETTINGS = [
     Setting("DEVICE", "auto", "auto|cuda|cpu", "where to run; auto: CUDA if there is one"),
-    Setting("COMPILE", "auto", "auto|on|off", "torch.compile; auto: on CUDA only (a CPU needs about a minute for it)"),
+    Setting("COMPILE", "auto", "auto|on|off|graphs", "torch.compile; auto: on CUDA only (a CPU needs a minute); graphs: with CUDA graphs"),
     Setting("MICROBATCH_TOKENS", 0, (0, 2**26), "tokens per forward and backward pass on a device; 0: the whole batch at once"),
     Setting("EVAL_BATCH_TOKENS", 65_536, (2, 2**26), "tokens per forward pass while scoring"),
 ]
@@ -232,7 +232,6 @@ class Runtime:
     rank: int = int(os.environ.get("RANK", 0))
     world: int = int(os.environ.get("WORLD_SIZE", 1))
     control: object = None  # gloo group for the numbers that all ranks must agree on
-    steps_in_flight: int = 0  # how far the host may run ahead of the device
     @property
     def cuda(self) -> bool:
         return self.device.type == "cuda"
@@ -241,10 +240,9 @@ class Runtime:
         return {"device": name, "precision": str(self.dtype).removeprefix("torch."), "torch": torch.__version__}
     def start(self) -> None:
         """Set this process's device up and, under torchrun, join the other processes."""
-        if self.cuda:
-            torch.cuda.set_device(self.device)
-            self.steps_in_flight = 2
+        if self.cuda: torch.cuda.set_device(self.device)
         else: torch.set_flush_denormal(True)
+        self.steps_in_flight = 2 * self.cuda  # how far the host may run ahead of the device
         if self.world > 1:
             dist.init_process_group("nccl" if self.cuda else "gloo")
             self.control = dist.new_group(backend="gloo")
@@ -270,23 +268,25 @@ def resolve_device(s: Settings) -> Runtime:
     """Pick device, precision and compilation; fall back with a reason where the machine lacks something. Raises UserError."""
     notes: list[str] = []
     dtype, use_compile = torch.float32 if s.PRECISION == "fp32" else torch.bfloat16, s.COMPILE != "off"
+    if s.COMPILE == "graphs" and s.MICROBATCH_TOKENS:  # they share memory and overwrite each other's gradients
+        raise UserError(f"COMPILE=graphs cannot sum gradients over microbatches; type MICROBATCH_TOKENS=0, not {s.MICROBATCH_TOKENS}")
     if not torch.cuda.is_available() or s.DEVICE == "cpu":
         if s.DEVICE == "cuda":
             smoke = "bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env"
             raise UserError(f"DEVICE=cuda, but torch finds no CUDA device. On this machine type\n  {smoke}")
         if s.DEVICE == "auto": notes.append("no CUDA device: running on the CPU")
         compiler = any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
-        if s.COMPILE == "on" and not compiler: notes.append("COMPILE=on, but there is no C++ compiler: running without torch.compile")
-        return Runtime(torch.device("cpu"), dtype if s.PRECISION == "bf16" else torch.float32, s.COMPILE == "on" and compiler, notes)
+        wanted = s.COMPILE in ("on", "graphs")
+        if wanted and not compiler: notes.append(f"COMPILE={s.COMPILE}, but there is no C++ compiler: running without torch.compile")
+        return Runtime(torch.device("cpu"), dtype if s.PRECISION == "bf16" else torch.float32, wanted and compiler, notes)
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     capability = torch.cuda.get_device_capability(device)
     if dtype is torch.bfloat16 and capability < (8, 0):
         notes.append(f"compute capability {capability} has no fast bf16: running in fp32")
         dtype = torch.float32
-    if use_compile and (capability < (7, 0) or not importlib.util.find_spec("triton")):
-        notes.append(f"no Triton for this machine (capability {capability}, {platform.system()}): running without torch.compile")
-        use_compile = False
-    return Runtime(device, dtype, use_compile, notes)
+    triton = capability >= (7, 0) and importlib.util.find_spec("triton") is not None
+    if use_compile and not triton: notes.append(f"no Triton (capability {capability}, {platform.system()}): running without torch.compile")
+    return Runtime(device, dtype, use_compile and triton, notes)
 
 # Shards and batches ===================================================================================================
 # shared: begin shards
@@ -1184,7 +1184,8 @@ class Stepper:
     def __init__(self, s: Settings, runtime: Runtime, model: GPT):
         self.s, self.runtime, self.model = s, runtime, model
         self.optimizer = Optimizer(model, s, runtime)
-        self.nats = torch.compile(model.nats, dynamic=False) if runtime.compile else model.nats
+        mode = "reduce-overhead" if s.COMPILE == "graphs" else None  # CUDA graphs: the host launches hundreds of kernels a step at once
+        self.nats = torch.compile(model.nats, dynamic=False, mode=mode) if runtime.compile else model.nats
     def prepare(self, batch: np.ndarray) -> Tensor:
         """Tokens as a tensor, pinned for the copy to a GPU; called in the prefetch thread."""
         return torch.from_numpy(batch).pin_memory() if self.runtime.cuda else torch.from_numpy(batch)
@@ -1202,9 +1203,8 @@ class Stepper:
             for v, mean in zip(values, flat.split([v.numel() for v in values])): v.copy_(mean.view_as(v))
         self.optimizer.step(step, scale)
         if not self.runtime.cuda: return total, None
-        host, event = torch.empty((), pin_memory=True).copy_(total, non_blocking=True), torch.cuda.Event()
-        event.record()
-        return host, event
+        host = torch.empty((), pin_memory=True).copy_(total, non_blocking=True)
+        return host, torch.cuda.current_stream().record_event()
     def finish(self, launched: tuple[Tensor, torch.cuda.Event | None]) -> float:
         """Wait for a launched step; the mean loss over all devices."""
         if launched[1]: launched[1].synchronize()
@@ -1218,11 +1218,11 @@ class Stepper:
         torch.set_rng_state(torch.from_numpy(state["rng"]))
         for name, tensor in self.tensors().items(): tensor.copy_(torch.from_numpy(state[name]))
     def warm_up(self, batch: np.ndarray, log: Log) -> None:
-        """Compile by running two steps on a batch, then put everything back. Without a compiler that works, go on without."""
+        """Compile by running three steps on a batch, then put everything back. Without a compiler that works, go on without."""
         if not self.runtime.compile: return
         saved = self.state()
         try:
-            for _ in range(2): self.finish(self.launch(0, self.prepare(batch), 1.0))
+            for _ in range(3): self.finish(self.launch(0, self.prepare(batch), 1.0))
         except Exception as e:  # the compiler's own errors have many types; a real bug shows again in the uncompiled run
             log(f"note: torch.compile failed, running without it: {type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}")
             self.runtime.compile, self.nats = False, self.model.nats

@@ -11,6 +11,7 @@ bytes are those of operations that read their inputs and write their outputs onc
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_gpt  # noqa: E402
 
-STEPS = 10
+STEPS, REPEATS = 10, 5
 KINDS = {  # by the names of kernels and CPU operators, first match wins
     "attention": ("flash", "fmha", "attention", "sdpa"),
     "matrix products": ("gemm", "gemv", "mm", "cutlass", "nvjet", "sm90_", "sm80_", "ampere_", "dot"),
@@ -96,36 +97,49 @@ def main() -> int:
     batches = [stepper.prepare(order.batch(i)) for i in range(STEPS)]
 
     def steps() -> None:
-        for i, batch in enumerate(batches):
-            launched = stepper.launch(i, batch, 1.0)
+        for batch in batches:
+            launched = stepper.launch(0, batch, 0.0)  # at rates of 0, so that hundreds of such steps do no harm to the weights
         stepper.finish(launched)
 
-    update, activity = stepper.optimizer.step, ProfilerActivity.CUDA if runtime.cuda else ProfilerActivity.CPU
-    full = seconds_of(steps, runtime, 1) / STEPS
+    def busy_seconds() -> dict[str, float]:
+        with profile(activities=[ProfilerActivity.CUDA if runtime.cuda else ProfilerActivity.CPU]) as prof:
+            steps()
+            runtime.synchronize()
+        return {kind: spent / STEPS for kind, spent in device_seconds(prof, runtime).items()}
+
+    def wall_seconds() -> float:
+        return statistics.median(seconds_of(steps, runtime, 1) for _ in range(REPEATS if runtime.cuda else 1)) / STEPS
+
+    update, full, whole = stepper.optimizer.step, wall_seconds(), busy_seconds()
+    begin = time.perf_counter()
+    for batch in batches[:2]:  # few, so that the device's queue does not fill up and make the host wait
+        stepper.launch(0, batch, 0.0)
+    launching = (time.perf_counter() - begin) / 2
+    runtime.synchronize()
     stepper.optimizer.step = lambda *_: model.zero_grad(set_to_none=True)
-    without_update = seconds_of(steps, runtime, 1) / STEPS
-    with profile(activities=[activity]) as prof:
-        steps()
-        runtime.synchronize()
+    without_update, busy = wall_seconds(), busy_seconds()
     stepper.optimizer.step = update
-    busy = device_seconds(prof, runtime)
-    if not runtime.cuda:  # the profiler slows a CPU down: take its shares, not its seconds
-        busy = {kind: STEPS * without_update * spent / sum(busy.values()) for kind, spent in busy.items()}
+    if runtime.cuda:
+        optimizer = sum(whole.values()) - sum(busy.values())
+    else:  # the profiler slows a CPU down: take its shares, not its seconds
+        optimizer = full - without_update
+        busy = {kind: without_update * spent / sum(busy.values()) for kind, spent in busy.items()}
 
     flop_rate, byte_rate = measured_rates(runtime)
     floor: dict[str, float] = {}
     for kind, flops, traffic in operations(s, torch.finfo(runtime.dtype).bits // 8):
         floor[kind] = floor.get(kind, 0.0) + max(flops / flop_rate, traffic / byte_rate)
-    idle = max(0.0, without_update - sum(busy.values()) / STEPS)
+    idle = max(0.0, full - sum(busy.values()) - optimizer)
     print(" ".join(f"{k}: {v}" for k, v in runtime.about().items()))
     print(f"measured rates: {flop_rate / 1e12:.3g} TFLOP/s, {byte_rate / 1e9:.3g} GB/s; batch of {s.TRAIN_BATCH_TOKENS} tokens\n")
     print("| part of the step | ms | share | roofline ms |\n|---|---|---|---|")
     for kind, spent in sorted(busy.items(), key=lambda item: -item[1]):
-        print(f"| {kind} | {1e3 * spent / STEPS:.2f} | {spent / STEPS / full:.1%} | {1e3 * floor.get(kind, 0.0):.2f} |")
-    print(f"| optimizer | {1e3 * (full - without_update):.2f} | {(full - without_update) / full:.1%} | |")
+        print(f"| {kind} | {1e3 * spent:.2f} | {spent / full:.1%} | {1e3 * floor.get(kind, 0.0):.2f} |")
+    print(f"| optimizer | {1e3 * optimizer:.2f} | {optimizer / full:.1%} | |")
     print(f"| idle | {1e3 * idle:.2f} | {idle / full:.1%} | 0 |")
     total = f"| whole step | {1e3 * full:.2f} | {s.TRAIN_BATCH_TOKENS / full:.0f} tokens/s | {1e3 * sum(floor.values()):.2f} |"
-    print(f"{total}\n\nThe step takes {full / sum(floor.values()):.2f} times its roofline time.")
+    print(f"{total}\n\nThe step takes {full / sum(floor.values()):.2f} times its roofline time.", end=" ")
+    print(f"The host takes {1e3 * launching:.2f} ms to launch it." if runtime.cuda else "")
     return 0
 
 

@@ -652,7 +652,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sign", default="", metavar="NAME", help="who signs the verdict off")
     parser.add_argument("--seed", type=int, action="append", help="score this seed only (no verification of the record)")
     parser.add_argument(
-        "--device", default="", choices=["", "auto", "cpu", "cuda"], help="where the submission runs; default: as its settings say"
+        "--device",
+        default="",
+        choices=["", "auto", "cpu", "cuda"],
+        help="where the submission runs; default: as its settings say, but on the CPU where there is no GPU",
     )
     parser.add_argument("--probes", type=int, default=12, help="how many batches are asked again")
     parser.add_argument("--limit-s", type=float, default=DEFAULT_LIMITS["total_s"], help="seconds for one artifact")

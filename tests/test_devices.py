@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from conftest import TRAINER, arrays, line_of, run_trainer, same_arrays, settings
 
+import train_gpt
 from train_gpt import UserError, resolve_device
 
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", TRAINER)
@@ -83,14 +85,14 @@ def test_very_old_gpu_is_not_compiled_for(machine):
     machine((6, 1))
     device, dtype, compiles, notes = resolved()
     assert (device, dtype, compiles) == ("cuda", "torch.float32", False)
-    assert "no fast bf16" in notes and "no Triton for this machine" in notes
+    assert "no fast bf16" in notes and "no Triton (capability" in notes
 
 
 def test_no_triton(machine):
     machine((9, 0), triton=False)
     device, dtype, compiles, notes = resolved()
     assert (device, dtype, compiles) == ("cuda", "torch.bfloat16", False)
-    assert notes.startswith("no Triton for this machine") and notes.endswith("running without torch.compile")
+    assert notes.startswith("no Triton (capability") and notes.endswith("running without torch.compile")
     assert resolved(COMPILE="off")[3] == ""
 
 
@@ -109,6 +111,23 @@ def test_compiling_on_a_cpu_takes_a_compiler(machine, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name, *a: None)
     note = "COMPILE=on, but there is no C++ compiler: running without torch.compile"
     assert resolved(DEVICE="cpu", COMPILE="on") == ("cpu", "torch.float32", False, note)
+
+
+def test_cuda_graphs(machine, monkeypatch):
+    """Asked of torch.compile where the setting says so; refused together with microbatches, whose gradients they would not sum."""
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: asked.append(options.get("mode")) or function)
+    monkeypatch.setattr(shutil, "which", lambda name, *a: "/usr/bin/c++")
+    for wanted, mode in (("on", None), ("graphs", "reduce-overhead")):
+        s = settings(f"COMPILE={wanted}", "DEVICE=cpu")
+        runtime, begin = resolve_device(s), len(asked)
+        assert runtime.compile
+        train_gpt.Stepper(s, runtime, train_gpt.GPT(s, runtime))
+        assert mode in asked[begin:] and set(asked[begin:]) <= {None, mode}
+    with pytest.raises(UserError, match="type MICROBATCH_TOKENS=0, not 4096"):
+        resolved(COMPILE="graphs", MICROBATCH_TOKENS=4096)
+    machine((8, 9))
+    assert resolved(COMPILE="graphs")[2]
 
 
 def test_notes_and_warnings_reach_the_log(main, monkeypatch):
@@ -154,6 +173,16 @@ def test_bf16_on_this_cpu_learns_too(main, finished):
     assert done.code == 0
     score, usual = (float(line_of(out, "final_sliding_window_exact ")["val_loss"]) for out in (done.out, finished[1].out))
     assert score == pytest.approx(usual, abs=0.2) and score != usual
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: CUDA graphs are not compared with plain steps")
+def test_graphs_step_as_plain_compilation_does(main):
+    losses = []
+    for run, wanted in (("plain", "on"), ("graphs", "graphs")):
+        done = main(RUN_ID=run, DEVICE="cuda", COMPILE=wanted, ITERATIONS=8, TRAIN_LOG_EVERY=1)
+        assert done.code == 0 and "note:" not in done.out
+        losses.append([float(value) for value in re.findall(r"train_loss:([0-9.]+)", done.out)])
+    assert len(losses[0]) >= 5 and losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: the same run on a GPU is not tested")

@@ -513,6 +513,20 @@ def test_agrees_with_the_trainer(record, finished, verdict_of):
     assert digest(verdict | {"verified_val_bpb": 1.0}) != verdict["digest"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_run_on_a_gpu_is_scored_on_the_cpu(record, tiny, tmp_path, capsys):
+    """Where there is no GPU: settings that say cuda are no reason to refuse."""
+    folder = tmp_path / record.parent.name / record.name
+    shutil.copytree(record, folder)
+    settings = (folder / "settings.env").read_text()
+    assert "DEVICE=cpu\n" in settings
+    (folder / "settings.env").write_text(settings.replace("DEVICE=cpu\n", "DEVICE=cuda\n"))
+    status = rescore(folder, tiny, tmp_path / "verdict.json", "--unchecked")
+    if status == 2:
+        pytest.skip(capsys.readouterr().err)
+    assert status == 0, capsys.readouterr().out
+
+
 def test_agrees_with_a_trainer_that_learns(finished_lanes, tmp_path, verdict_of):
     """The same of a run with every lane on: the targets are told after the score, and the verified score is the log's."""
     verdict, claimed, _ = verdict_of(make_folder(tmp_path, [finished_lanes[0]]), finished_lanes[0])

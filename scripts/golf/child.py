@@ -204,8 +204,10 @@ class Plain:
         import torch
 
         self.np, self.torch = np, torch
-        items = [f"DEVICE={spec['device']}"] if spec["device"] else []
-        s = module.load_settings((["--config", "settings.env"] if Path("settings.env").exists() else []) + items, {})
+        file = Path("settings.env")
+        away = not spec["cuda"] and file.exists() and "DEVICE=cuda" in file.read_text(encoding="utf-8").split()  # where there is no GPU
+        device = spec["device"] or "cpu" * away
+        s = module.load_settings(["--config", str(file)] * file.exists() + [f"DEVICE={device}"] * bool(device), {})
         header, weights = module.decode_artifact(artifact)
         for name, value in header.items():
             s.set(name, str(value), "artifact")
