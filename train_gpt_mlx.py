@@ -1463,7 +1463,7 @@ class Run:
                 steps += 1
                 stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
-        windows = 8 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN
+        windows, seen = 8 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN, min(s.EVAL_SEQ_LEN, s.ATTN_WINDOW or s.EVAL_SEQ_LEN)
         tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]
         with self.clock.span("windows", r.synchronize):
             score(model, tokens, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
@@ -1477,7 +1477,7 @@ class Run:
             (total < 10 * s.WARMUP_STEPS, f"{total} steps are few for WARMUP_STEPS={s.WARMUP_STEPS}; lower it or TRAIN_BATCH_TOKENS"),
             (order.epoch(total) > 10, f"{order.epoch(total):.0f} passes over the training shards; fetch more of them"),
             (scoring_s > max(s.MAX_WALLCLOCK_SECONDS, 60), "scoring takes longer than training; raise EVAL_STRIDE or lower VAL_TOKENS"),
-            (s.EVAL_SEQ_LEN > s.TRAIN_SEQ_LEN and total < 3000, f"few steps for so long a context; try EVAL_SEQ_LEN={s.TRAIN_SEQ_LEN}"),
+            (seen > s.TRAIN_SEQ_LEN, f"scored with more context than trained with, which can cost 0.1 bpb; try TRAIN_SEQ_LEN={seen}"),
             (peak_bytes > 0.9 * all_bytes, "device memory is nearly full; set or lower MICROBATCH_TOKENS"),
         ):  # fmt: skip
             if wrong: log(f"warning: {advice}")

@@ -144,6 +144,7 @@ def test_check_foretells_and_writes_nothing(main, finished, result, tmp_path):
     assert forecast == pytest.approx(result["total_bytes"], rel=0.02)
     assert f"warning: {forecast} bytes would be over CAP_BYTES=50000" in done.out
     assert "warning: 12 steps are few for WARMUP_STEPS=2" in done.out
+    assert "try TRAIN_SEQ_LEN=64\n" in done.out and "TRAIN_SEQ_LEN" not in main("--check", EVAL_SEQ_LEN=64, ATTN_WINDOW=32).out
     assert "passes over" not in done.out
     assert "final_sliding_window_exact" not in done.out
 
