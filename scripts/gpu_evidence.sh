@@ -5,7 +5,7 @@
 #           same weights (scripts/sweep_export.py), scores without the cache (--eval-only … NGRAM_CACHE=0).
 # Hardware: one CUDA device. TRAIN_SECONDS is the training clock; about 400 s of an H200 stand for 1800 s of an RTX 4090.
 # Example:  TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out DATA_PATH=… TOKENIZER_PATH=… VAL_TOKENS=524288
-#           CONFIGS=configs/local_4090_record.env TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out …
+#           CONFIGS=configs/local_4090_record.env TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out … COMPILE=graphs
 # The arguments after the folder go to every run as they are. Uses the running python3, which must have the packages.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

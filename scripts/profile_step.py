@@ -138,8 +138,9 @@ def main() -> int:
     print(f"| optimizer | {1e3 * optimizer:.2f} | {optimizer / full:.1%} | |")
     print(f"| idle | {1e3 * idle:.2f} | {idle / full:.1%} | 0 |")
     total = f"| whole step | {1e3 * full:.2f} | {s.TRAIN_BATCH_TOKENS / full:.0f} tokens/s | {1e3 * sum(floor.values()):.2f} |"
-    print(f"{total}\n\nThe step takes {full / sum(floor.values()):.2f} times its roofline time.", end=" ")
-    print(f"The host takes {1e3 * launching:.2f} ms to launch it." if runtime.cuda else "")
+    print(f"{total}\n\nThe step takes {full / sum(floor.values()):.2f} times its roofline time.")
+    if runtime.cuda:
+        print(f"The host takes {1e3 * launching:.2f} ms to launch it.")
     return 0
 
 

@@ -204,10 +204,12 @@ class Plain:
         import torch
 
         self.np, self.torch = np, torch
-        file = Path("settings.env")
-        away = not spec["cuda"] and file.exists() and "DEVICE=cuda" in file.read_text(encoding="utf-8").split()  # where there is no GPU
-        device = spec["device"] or "cpu" * away
-        s = module.load_settings(["--config", str(file)] * file.exists() + [f"DEVICE={device}"] * bool(device), {})
+        device, items = spec["device"], []
+        if Path("settings.env").exists():
+            items = ["--config", "settings.env"]
+            if not device and not spec["cuda"] and "DEVICE=cuda" in Path("settings.env").read_text(encoding="utf-8").split():
+                device = "cpu"  # the run had a GPU, and there is none here
+        s = module.load_settings([*items, f"DEVICE={device}"] if device else items, {})
         header, weights = module.decode_artifact(artifact)
         for name, value in header.items():
             s.set(name, str(value), "artifact")
