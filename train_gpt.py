@@ -1277,13 +1277,13 @@ class Run:
         return reserve, code + packed
     def train(self, model: GPT, interrupt: Interrupt) -> dict:
         """Train within the clock; weights.npz is on disk at the end. Returns its meta data. Raises Interrupted, Diverged."""
-        s, r, log, clock = self.s, self.runtime, self.log, self.clock
+        s, r, log, clock, data = self.s, self.runtime, self.log, self.clock, self.data
         stepper, order, checkpoint = Stepper(s, r, model), TrainSequences(s, r.world), self.folder / "checkpoint.npz"
-        meta = {"step": 0, "reserve_s": self.forecast(model)[0], "data": self.data.hashes}
+        meta = {"step": 0, "reserve_s": self.forecast(model)[0], "data": data.hashes}
         with clock.span("warmup", r.synchronize): stepper.warm_up(order.batch(0, r.rank, r.world), log)
         if checkpoint.exists():
             state, meta = load_arrays(checkpoint)
-            if meta.get("data", self.data.hashes) != self.data.hashes:
+            if meta.get("data", data.hashes) != data.hashes:
                 raise DataError(f"--resume {self.folder}: it began on other data than DATA_PATH and TOKENIZER_PATH hold; put those back")
             stepper.load_state(state)
             clock.seconds = meta["seconds"]
@@ -1324,7 +1324,7 @@ class Run:
                 launched = stepper.launch(step, next(batches), scale)
                 step += 1
                 pending.append((step, launched))
-                settle(r.steps_in_flight)
+                settle(r.steps_in_flight if step > 1 else 0)
                 now = clock.training()
                 bar(now - seconds if unit == "s" else 1, kv(step=step, loss=losses[-1] if losses else math.nan))
                 if int(order.epoch(step)) > int(order.epoch(step - 1)): log("data " + kv(epoch=int(order.epoch(step)), begins_at_step=step))
@@ -1337,9 +1337,8 @@ class Run:
                     said_step, said_s = step, now
                 if s.VAL_LOSS_EVERY and step % s.VAL_LOSS_EVERY == 0:
                     with clock.span("validation", r.synchronize):
-                        tokens = self.data.val_tokens[: s.VAL_LOSS_TOKENS + 1]
-                        nats = score(model, tokens, s, r, log, "validation", s.TRAIN_SEQ_LEN, s.TRAIN_SEQ_LEN)
-                        glance = bits_per_byte(nats, self.data.val_bytes[: len(nats)])
+                        nats = score(model, data.val_tokens[: s.VAL_LOSS_TOKENS + 1], s, r, log, "glance", s.TRAIN_SEQ_LEN, s.TRAIN_SEQ_LEN)
+                        glance = bits_per_byte(nats, data.val_bytes[: len(nats)])
                         log(kv(step=step, glance_targets=len(nats), val_loss=glance[0], val_bpb=glance[1]))
             settle(0)
         meta |= {"steps": step, "train_tokens": step * s.TRAIN_BATCH_TOKENS, "epochs": order.epoch(step), "seconds": clock.seconds}
@@ -1416,7 +1415,7 @@ class Run:
         return gap
     def whole_loop(self, resume: bool) -> int:
         """Train, export, score, result.json. Returns the exit status."""
-        s, log, interrupt = self.s, self.log, Interrupt()
+        s, log, clock, interrupt = self.s, self.log, self.clock, Interrupt()
         self.open_folder(resume)
         go_on = f"go on with: python3 {self.source.name} --resume {self.folder}"
         model = self.build()
@@ -1424,17 +1423,18 @@ class Run:
             if (self.folder / "weights.npz").exists():
                 weights, meta = load_arrays(self.folder / "weights.npz")
                 model.load_weights(weights)
-                self.clock.seconds = meta["seconds"]
+                clock.seconds = meta["seconds"]
                 log("resumed " + kv(after="training", steps=meta["steps"]))
             else: meta = self.train(model, interrupt)
             interrupt.raises = True
             if interrupt.signal: raise Interrupted
             sizes = self.export(model)
+            if clock.training() > (s.MAX_WALLCLOCK_SECONDS or math.inf): log(f"warning: {clock.training():.1f} s > MAX_WALLCLOCK_SECONDS")
             result, nats = self.score_artifact(self.folder / "artifact.bin")
             result |= self.export_gap(model, nats) | sizes | self.about | {k: meta[k] for k in ("steps", "train_tokens", "epochs")}
-            result |= {"train_seconds": self.clock.training(), "seconds": self.clock.seconds, "settings": s.values}
+            result |= {"train_seconds": clock.training(), "seconds": clock.seconds, "settings": s.values}
             result |= {"peak_memory_bytes": self.runtime.memory()[0], "data_hashes": self.data.hashes}
-            log(kv(peak_memory_bytes=result["peak_memory_bytes"], **{f"{name}_s": spent for name, spent in self.clock.seconds.items()}))
+            log(kv(peak_memory_bytes=result["peak_memory_bytes"], **{f"{name}_s": spent for name, spent in clock.seconds.items()}))
             if self.runtime.rank == 0: atomic_write(self.folder / "result.json", lambda f: f.write(json.dumps(result, indent=1).encode()))
             log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
             return EXIT_OVER_CAP if sizes["total_bytes"] > s.CAP_BYTES else 0
