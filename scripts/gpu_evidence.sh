@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Purpose:  everything that waits for a GPU, in one call: the tests that need one, then for each config the profile of a steady step, plain
-#           and with CUDA graphs, and the run; logs and artifacts in one folder. What it brings back belongs in docs/hardware.md and in
+#           and with CUDA graphs, and the run, its source packed; logs and artifacts in one folder. What it brings back belongs in docs/hardware.md and in
 #           records/. CONFIGS names the configs, where one call may not last. What needs no GPU is left for later: other exports of the
 #           same weights (scripts/sweep_export.py), scores without the cache (--eval-only … NGRAM_CACHE=0).
 # Hardware: one CUDA device. TRAIN_SECONDS is the training clock; about 400 s of an H200 stand for 1800 s of an RTX 4090.
@@ -19,6 +19,7 @@ failed=0
 if python3 -c 'import pytest' 2>/dev/null; then
   python3 -m pytest -q -p no:cacheprovider tests/test_devices.py -k "gpu_gives or graphs_step" 2>&1 | tee "$out/tests.txt" || failed=1
 fi
+python3 scripts/pack_code.py train_gpt.py "$out/packed/train_gpt.py"
 for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_record.env}; do
   name="$(basename "$config" .env)"
   echo "== $name: profile"
@@ -26,6 +27,6 @@ for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_reco
     python3 scripts/profile_step.py --config "$config" "$@" COMPILE=$compile 2>&1 | tee "$out/$name.profile_$compile.md" || failed=1
   done
   echo "== $name: run"
-  python3 train_gpt.py --config "$config" "RUNS_DIR=$out/runs" "RUN_ID=$name" "MAX_WALLCLOCK_SECONDS=${TRAIN_SECONDS:-1800}" "$@" || failed=1
+  python3 "$out/packed/train_gpt.py" --config "$config" "RUNS_DIR=$out/runs" "RUN_ID=$name" "MAX_WALLCLOCK_SECONDS=${TRAIN_SECONDS:-1800}" "$@" || failed=1
 done
 exit "$failed"
