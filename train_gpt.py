@@ -268,7 +268,7 @@ def resolve_device(s: Settings) -> Runtime:
     """Pick device, precision and compilation; fall back with a reason where the machine lacks something. Raises UserError."""
     notes: list[str] = []
     dtype, use_compile = torch.float32 if s.PRECISION == "fp32" else torch.bfloat16, s.COMPILE != "off"
-    if s.COMPILE == "graphs" and s.MICROBATCH_TOKENS:  # they share memory and overwrite each other's gradients
+    if s.COMPILE == "graphs" and s.MICROBATCH_TOKENS:  # each graph would overwrite the gradients of the one before
         raise UserError(f"COMPILE=graphs cannot sum gradients over microbatches; type MICROBATCH_TOKENS=0, not {s.MICROBATCH_TOKENS}")
     if not torch.cuda.is_available() or s.DEVICE == "cpu":
         if s.DEVICE == "cuda":
@@ -1218,11 +1218,11 @@ class Stepper:
         torch.set_rng_state(torch.from_numpy(state["rng"]))
         for name, tensor in self.tensors().items(): tensor.copy_(torch.from_numpy(state[name]))
     def warm_up(self, batch: np.ndarray, log: Log) -> None:
-        """Compile by running three steps on a batch, then put everything back. Without a compiler that works, go on without."""
+        """Compile by running steps on a batch, then put everything back. Without a compiler that works, go on without."""
         if not self.runtime.compile: return
         saved = self.state()
         try:
-            for _ in range(3): self.finish(self.launch(0, self.prepare(batch), 1.0))
+            for _ in range(3): self.finish(self.launch(0, self.prepare(batch), 1.0))  # to compile, to record CUDA graphs, to replay them
         except Exception as e:  # the compiler's own errors have many types; a real bug shows again in the uncompiled run
             log(f"note: torch.compile failed, running without it: {type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}")
             self.runtime.compile, self.nats = False, self.model.nats
@@ -1324,7 +1324,7 @@ class Run:
                 launched = stepper.launch(step, next(batches), scale)
                 step += 1
                 pending.append((step, launched))
-                settle(r.steps_in_flight if step > 1 else 0)
+                settle(r.steps_in_flight if step > 1 else 0)  # the first log line waits for its loss
                 now = clock.training()
                 bar(now - seconds if unit == "s" else 1, kv(step=step, loss=losses[-1] if losses else math.nan))
                 if int(order.epoch(step)) > int(order.epoch(step - 1)): log("data " + kv(epoch=int(order.epoch(step)), begins_at_step=step))
@@ -1333,8 +1333,7 @@ class Run:
                     left = now / progress_of(s, step, now, meta["reserve_s"]) - now
                     loss = float(np.mean(losses)) if losses else math.nan
                     log(kv(step=step, train_loss=loss, lr_scale=scale, train_s=now, tokens_per_s=round(rate), left_s=round(left)))
-                    losses.clear()
-                    said_step, said_s = step, now
+                    said_step, said_s, losses = step, now, []
                 if s.VAL_LOSS_EVERY and step % s.VAL_LOSS_EVERY == 0:
                     with clock.span("validation", r.synchronize):
                         nats = score(model, data.val_tokens[: s.VAL_LOSS_TOKENS + 1], s, r, log, "glance", s.TRAIN_SEQ_LEN, s.TRAIN_SEQ_LEN)
@@ -1429,7 +1428,8 @@ class Run:
             interrupt.raises = True
             if interrupt.signal: raise Interrupted
             sizes = self.export(model)
-            if clock.training() > (s.MAX_WALLCLOCK_SECONDS or math.inf): log(f"warning: {clock.training():.1f} s > MAX_WALLCLOCK_SECONDS")
+            late = clock.training() - (s.MAX_WALLCLOCK_SECONDS or math.inf)
+            if late > 0: log(f"warning: the export ended {late:.1f} s after MAX_WALLCLOCK_SECONDS; for a record, run on a quieter machine")
             result, nats = self.score_artifact(self.folder / "artifact.bin")
             result |= self.export_gap(model, nats) | sizes | self.about | {k: meta[k] for k in ("steps", "train_tokens", "epochs")}
             result |= {"train_seconds": clock.training(), "seconds": clock.seconds, "settings": s.values}
@@ -1463,7 +1463,7 @@ class Run:
                 steps += 1
                 stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
-        windows, seen = 8 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN, min(s.EVAL_SEQ_LEN, s.ATTN_WINDOW or s.EVAL_SEQ_LEN)
+        windows, reach = 8 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN, min(s.EVAL_SEQ_LEN, s.ATTN_WINDOW or s.EVAL_SEQ_LEN)
         tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]
         with self.clock.span("windows", r.synchronize):
             score(model, tokens, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
@@ -1477,7 +1477,7 @@ class Run:
             (total < 10 * s.WARMUP_STEPS, f"{total} steps are few for WARMUP_STEPS={s.WARMUP_STEPS}; lower it or TRAIN_BATCH_TOKENS"),
             (order.epoch(total) > 10, f"{order.epoch(total):.0f} passes over the training shards; fetch more of them"),
             (scoring_s > max(s.MAX_WALLCLOCK_SECONDS, 60), "scoring takes longer than training; raise EVAL_STRIDE or lower VAL_TOKENS"),
-            (seen > s.TRAIN_SEQ_LEN, f"scored with more context than trained with, which can cost 0.1 bpb; try TRAIN_SEQ_LEN={seen}"),
+            (reach > s.TRAIN_SEQ_LEN, f"scored with more context than trained with, which can cost 0.1 bpb; try TRAIN_SEQ_LEN={reach}"),
             (peak_bytes > 0.9 * all_bytes, "device memory is nearly full; set or lower MICROBATCH_TOKENS"),
         ):  # fmt: skip
             if wrong: log(f"warning: {advice}")

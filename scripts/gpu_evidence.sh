@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Purpose:  everything that waits for a GPU, in one call: the tests that need one, then for each config the profile of a steady step, plain
-#           and with CUDA graphs, and the run, its source packed; logs and artifacts in one folder. What it brings back belongs in docs/hardware.md and in
-#           records/. CONFIGS names the configs, where one call may not last. What needs no GPU is left for later: other exports of the
-#           same weights (scripts/sweep_export.py), scores without the cache (--eval-only … NGRAM_CACHE=0).
+# Purpose:  everything that waits for a GPU, in one call: the tests that need one, then for each config the profile of a steady step,
+#           plain and with CUDA graphs, and the run, its source packed; logs and artifacts in one folder. What it brings back belongs in
+#           docs/hardware.md and in records/. CONFIGS names the configs, where one call may not last. What needs no GPU is left for
+#           later: other exports of the same weights (scripts/sweep_export.py), scores without the cache (--eval-only … NGRAM_CACHE=0).
 # Hardware: one CUDA device. TRAIN_SECONDS is the training clock; about 400 s of an H200 stand for 1800 s of an RTX 4090.
 # Example:  TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out DATA_PATH=… TOKENIZER_PATH=… VAL_TOKENS=524288
 #           CONFIGS=configs/local_4090_record.env TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out … COMPILE=graphs

@@ -110,20 +110,22 @@ def main() -> int:
     def wall_seconds() -> float:
         return statistics.median(seconds_of(steps, runtime, 1) for _ in range(REPEATS if runtime.cuda else 1)) / STEPS
 
-    update, full, whole = stepper.optimizer.step, wall_seconds(), busy_seconds()
-    begin = time.perf_counter()
-    for batch in batches[:2]:  # few, so that the device's queue does not fill up and make the host wait
-        stepper.launch(0, batch, 0.0)
-    launching = (time.perf_counter() - begin) / 2
-    runtime.synchronize()
-    stepper.optimizer.step = lambda *_: model.zero_grad(set_to_none=True)
-    without_update, busy = wall_seconds(), busy_seconds()
-    stepper.optimizer.step = update
+    full = wall_seconds()
     if runtime.cuda:
-        optimizer = sum(whole.values()) - sum(busy.values())
+        whole = sum(busy_seconds().values())
+        begin = time.perf_counter()
+        for batch in batches[:2]:  # few, so that the device's queue does not fill up and make the host wait
+            stepper.launch(0, batch, 0.0)
+        launching = (time.perf_counter() - begin) / 2
+        runtime.synchronize()
+    stepper.optimizer.step = lambda *_: model.zero_grad(set_to_none=True)  # from here on without the update
+    busy = busy_seconds()
+    if runtime.cuda:
+        optimizer = whole - sum(busy.values())
     else:  # the profiler slows a CPU down: take its shares, not its seconds
-        optimizer = full - without_update
-        busy = {kind: without_update * spent / sum(busy.values()) for kind, spent in busy.items()}
+        passes = wall_seconds()
+        optimizer = full - passes
+        busy = {kind: passes * spent / sum(busy.values()) for kind, spent in busy.items()}
 
     flop_rate, byte_rate = measured_rates(runtime)
     floor: dict[str, float] = {}

@@ -204,16 +204,14 @@ class Plain:
         import torch
 
         self.np, self.torch = np, torch
-        device, items = spec["device"], []
-        if Path("settings.env").exists():
-            items = ["--config", "settings.env"]
-            if not device and not spec["cuda"] and "DEVICE=cuda" in Path("settings.env").read_text(encoding="utf-8").split():
-                device = "cpu"  # the run had a GPU, and there is none here
-        s = module.load_settings([*items, f"DEVICE={device}"] if device else items, {})
+        items = [f"DEVICE={spec['device']}"] if spec["device"] else []
+        s = module.load_settings((["--config", "settings.env"] if Path("settings.env").exists() else []) + items, {})
         header, weights = module.decode_artifact(artifact)
         for name, value in header.items():
             s.set(name, str(value), "artifact")
         module.check_settings(s)
+        if s.values.get("DEVICE") == "cuda" and not spec["cuda"] and not spec["device"]:  # the run had a GPU, and there is none here
+            s.values["DEVICE"] = "cpu"
         if not spec["compiles"]:  # on a CPU the trainer's score() does not compile either, and a compiler is a program
             s.values["COMPILE"] = "off"
         self.runtime = module.resolve_device(s)
