@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Purpose:  everything that waits for a GPU, in one call: the tests that need one, then for each config the profile of a steady step,
-#           plain and with CUDA graphs, and the run, its source packed; logs and artifacts in one folder. What it brings back belongs in
-#           docs/hardware.md and in records/. CONFIGS names the configs, where one call may not last. What needs no GPU is left for
-#           later: other exports of the same weights (scripts/sweep_export.py), scores without the cache (--eval-only … NGRAM_CACHE=0).
+# Purpose:  everything that waits for a GPU, in one call: the tests that need one, a profile of the public baseline's shape, then for each
+#           config the profile of a steady step, plain and with CUDA graphs, and the run, its source packed; logs and artifacts in one
+#           folder. What it brings back belongs in docs/hardware.md and in records/. CONFIGS names the configs, where one call may not
+#           last. What needs no GPU is left for later: other exports of the same weights (scripts/sweep_export.py), scores without the
+#           cache (--eval-only … NGRAM_CACHE=0).
 # Hardware: one CUDA device. TRAIN_SECONDS is the training clock; about 400 s of an H200 stand for 1800 s of an RTX 4090.
 # Example:  TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out DATA_PATH=… TOKENIZER_PATH=… VAL_TOKENS=524288
 #           CONFIGS=configs/local_4090_record.env TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out … COMPILE=graphs
@@ -19,6 +20,10 @@ failed=0
 if python3 -c 'import pytest' 2>/dev/null; then
   python3 -m pytest -q -p no:cacheprovider tests/test_devices.py -k "gpu_gives or graphs_step" 2>&1 | tee "$out/tests.txt" || failed=1
 fi
+# the public 16 MB baseline takes 44 ms for such a step on each of eight H100s (openai/parameter-golf, pull request 151)
+echo "== profile of 9 x 512, 65,536 tokens a step"
+python3 scripts/profile_step.py --config configs/local_4090_baseline.env "$@" NUM_LAYERS=9 MODEL_DIM=512 NUM_HEADS=8 NUM_KV_HEADS=4 \
+  TRAIN_SEQ_LEN=1024 TRAIN_BATCH_TOKENS=65536 2>&1 | tee "$out/public_shape.profile.md" || failed=1
 python3 scripts/pack_code.py train_gpt.py "$out/packed/train_gpt.py"
 for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_record.env}; do
   name="$(basename "$config" .env)"
