@@ -33,6 +33,7 @@ from torch.optim.adam import adam
 
 # Settings =============================================================================================================
 # shared: begin settings
+SOURCE = Path(__file__).read_bytes()  # what runs, whatever becomes of the file meanwhile
 class UserError(Exception): """Something the user can mend. The text says which value is wrong, what is allowed and what to type."""
 # One knob. `allowed` is (lowest, highest) for a number, a regular expression for a word; `default` has the type of its values.
 Setting = collections.namedtuple("Setting", "name default allowed help", module=__name__)
@@ -62,7 +63,7 @@ COMMON_SETTINGS = [
     Setting("KEY_SHIFT", 0, (0, 1), "1: half of each key is that of the token before, so that a head finds what followed a token"),
     Setting("SMEAR", 0, (0, 1), "1: each token also gets a learned share, per channel, of the one before it in its document"),
     Setting("ROPE_BASE", 10_000.0, (10.0, 1e8), "base of the rotary position frequencies"),
-    Setting("LOGIT_SOFTCAP", 30.0, (1.0, 1000.0), "logits are softcap * tanh(logits / softcap)"),
+    Setting("LOGIT_SOFTCAP", 30.0, (1.0, 300.0), "logits are softcap * tanh(logits / softcap)"),
     Setting("QK_GAIN_INIT", 1.5, (0.01, 100.0), "start of the learned gain per query head, after the QK norm"),
     Setting("EMBED_INIT_STD", 0.005, (1e-6, 10.0), "standard deviation of the initial tied embedding"),
     Setting("TRAIN_SEQ_LEN", 512, (8, 65_536), "tokens in a training sequence"),
@@ -72,7 +73,7 @@ COMMON_SETTINGS = [
     Setting("WARMUP_STEPS", 20, (0, 10**6), "steps over which the learning rates rise"),
     Setting("WARMDOWN_FRAC", 0.6, (0.0, 1.0), "last share of the budget, over which the learning rates fall"),
     Setting("MATRIX_LR", 0.02, (0.0, 10.0), "Muon learning rate (matrices)"),
-    Setting("EMBED_LR", 0.03, (0.0, 10.0), "Adam learning rate of the tied embedding"),
+    Setting("EMBED_LR", 0.03, (0.0, 10.0), "Adam learning rate of the tied embedding and the table of hashed pairs"),
     Setting("VECTOR_LR", 0.02, (0.0, 10.0), "Adam learning rate of gains, scales and other vectors"),
     Setting("MUON_MOMENTUM", 0.95, (0.0, 0.9999), "Nesterov momentum of Muon"),
     Setting("MUON_MOMENTUM_START", 0.85, (0.0, 0.9999), "momentum at step 0"),
@@ -96,7 +97,7 @@ COMMON_SETTINGS = [
     Setting("CALIBRATION_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose inputs guide the rounding (GPTQ); 0: to nearest"),
     Setting("BALANCE_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose gradients share the steps out; 0: STEP_* as they are"),
     Setting("GPTQ_DAMP", 0.05, (1e-4, 10.0), "added to the second moments of these inputs, as a share of their mean"),
-    Setting("DEAD_ZONE", 0.0, (0.0, 1.0), "QUANT=step: rounding leans to 0 by this x step / root mean square, in steps; 0: to nearest"),
+    Setting("DEAD_ZONE", 0.0, (0.0, 1.0), "QUANT=step: rounding leans to 0 by this x step / root mean square, 0.3 at most, in steps"),
     Setting("TARGET_BYTES", 0, (0, 2**40), "QUANT=step: scale all steps so that code + model come just below it; 0: leave them"),
     Setting("CODEC", "zstd", "zstd|zlib|rans", "compressor of the packed weights, always at its highest level; rans: our entropy coder"),
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
@@ -108,9 +109,8 @@ COMMON_SETTINGS = [
 ]
 # What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
 MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
-LATER_KEYS = ("MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT NGRAM_CACHE TTT_LR "
-    "MATRIX_LR EMBED_LR VECTOR_LR MUON_MOMENTUM MUON_MOMENTUM_WARMUP_STEPS MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM "
-    "ADAM_BETA1 ADAM_BETA2 ADAM_EPS").split()
+LATER_KEYS = """MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT NGRAM_CACHE TTT_LR MATRIX_LR EMBED_LR
+VECTOR_LR MUON_MOMENTUM MUON_MOMENTUM_WARMUP_STEPS MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS""".split()
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
 
@@ -164,9 +164,7 @@ class Settings:
         rows = [f"  {x.name:<27}{str(x.default) or '(empty)':<12} {x.help}" for x in self.table.values()]
         return "settings: KEY=VALUE in a --config file, in the environment or here (the later wins)\n" + "\n".join(rows)
 
-def nearby(value: int, unit: int) -> str:
-    low = value // unit * unit
-    return f"try {low} or {low + unit}" if low else f"try {unit}"
+def nearby(value: int, unit: int) -> str: return "try " + " or ".join(str(n * unit) for n in (value // unit, value // unit + 1) if n)
 def check_settings(s: Settings) -> None:
     """Check the settings against one another, before anything is loaded. Raises UserError."""
     for big, small in (("MODEL_DIM", "NUM_HEADS"), ("NUM_HEADS", "NUM_KV_HEADS"), ("TRAIN_BATCH_TOKENS", "TRAIN_SEQ_LEN")):
@@ -175,8 +173,7 @@ def check_settings(s: Settings) -> None:
     for name in ("TARGET_BYTES", "CALIBRATION_TOKENS", "BALANCE_TOKENS", "DEAD_ZONE"):
         if s.values[name] and s.QUANT == "clip": raise UserError(f"{name}={s.values[name]} needs QUANT=step; set that, or {name}=0")
     width, stride, length, limit = s.MODEL_DIM, s.EVAL_STRIDE, s.EVAL_SEQ_LEN, s.MAX_WALLCLOCK_SECONDS or s.ITERATIONS
-    even = nearby(width, 2 * s.NUM_HEADS)
-    if width // s.NUM_HEADS % 2: raise UserError(f"MODEL_DIM={width} gives heads of odd width, which cannot be rotated; {even}")
+    if width // s.NUM_HEADS % 2: raise UserError(f"MODEL_DIM={width} makes heads of odd width; {nearby(width, 2 * s.NUM_HEADS)}")
     if stride > length: raise UserError(f"EVAL_STRIDE={stride} leaves targets out; allowed: up to EVAL_SEQ_LEN={length}")
     if not limit: raise UserError("MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them")
 
@@ -198,7 +195,7 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
     folder = Path(args.resume) if args.resume else Path(args.eval_only).parent if args.eval_only else None
     if args.resume and not (folder / "settings.env").is_file():
         raise UserError(f"--resume {folder}: no settings.env there, so this is no run folder; `ls {s.RUNS_DIR}` shows the runs")
-    if folder and not args.config and (folder / "settings.env").is_file():
+    if folder and (args.resume or not args.config) and (folder / "settings.env").is_file():
         s.read_file(folder / "settings.env", any_twin=bool(args.eval_only))
         s.values["DEVICE"] = s.DEVICE if args.resume else "auto"  # an artifact is scored wherever it is
     begun = dict(s.values)
@@ -272,8 +269,7 @@ def resolve_device(s: Settings) -> Runtime:
         raise UserError(f"COMPILE=graphs cannot sum gradients over microbatches; type MICROBATCH_TOKENS=0, not {s.MICROBATCH_TOKENS}")
     if not torch.cuda.is_available() or s.DEVICE == "cpu":
         if s.DEVICE == "cuda":
-            smoke = "bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env"
-            raise UserError(f"DEVICE=cuda, but torch finds no CUDA device. On this machine type\n  {smoke}")
+            raise UserError("DEVICE=cuda: torch finds no CUDA device; try\n  bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env")
         if s.DEVICE == "auto": notes.append("no CUDA device: running on the CPU")
         compiler = any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
         wanted = s.COMPILE in ("on", "graphs")
@@ -345,8 +341,7 @@ class TrainSequences:
         if self.batch_size % world:
             share = nearby(s.TRAIN_BATCH_TOKENS, s.TRAIN_SEQ_LEN * world)
             raise UserError(f"TRAIN_BATCH_TOKENS={s.TRAIN_BATCH_TOKENS} cannot be shared evenly by {world} devices; {share}")
-    def epoch(self, step: int) -> float:
-        return step * self.batch_size / self.per_epoch
+    def epoch(self, step: int) -> float: return step * self.batch_size / self.per_epoch
     def sequence(self, index: int) -> np.ndarray:
         """Sequence `index` of the run, inputs and targets overlapping: (seq_len + 1,) uint16."""
         epoch, position = divmod(index, self.per_epoch)
@@ -411,7 +406,6 @@ def document_bounds(tokens: np.ndarray) -> np.ndarray:
     return np.append(np.flatnonzero(tokens == BOS), len(tokens))
 def audit_bytes(tokens: np.ndarray, table: ByteTable) -> int:
     """Check the byte table against the decoded text, document by document; return the bytes of all targets.
-
     tokens: (n,), starting with BOS. The last document may be cut inside a character, so its last byte pieces are not compared.
     Raises DataError naming the first document whose counts differ: a score would be wrong by that ratio."""
     bounds, sums = document_bounds(tokens), np.concatenate([[0, 0], np.cumsum(table.target_bytes(tokens[:-1], tokens[1:]))])
@@ -484,9 +478,8 @@ def rotary_table(length: int, head_dim: int, base: float, device: torch.device) 
     return angle.cos().float().to(device), angle.sin().float().to(device)
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the two halves of each head, a and b, by its position: (B, H, T, head_dim) -> a cos - b sin, b cos + a sin."""
-    swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # b, a; a `cat` of rotated halves takes two CUDA kernels more
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return x * torch.cat((cos, cos), -1) + swapped * torch.cat((-sin, sin), -1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # the roll makes it b, a; a `cat` of rotated halves would take two CUDA kernels more
+    return x * torch.cat((cos, cos), -1) + torch.roll(x, x.size(-1) // 2, -1) * torch.cat((-sin, sin), -1)
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Causal attention, (B, heads, T, head_dim); in a window, a position sees itself and the window - 1 before it."""
@@ -544,8 +537,7 @@ class Block(nn.Module):
     def __init__(self, s: Settings):
         super().__init__()
         self.attn, self.mlp = Attention(s), MLP(s)
-        self.attn_scale = nn.Parameter(torch.ones(s.MODEL_DIM))
-        self.mlp_scale = nn.Parameter(torch.ones(s.MODEL_DIM))
+        self.attn_scale, self.mlp_scale = (nn.Parameter(torch.ones(s.MODEL_DIM)) for _ in range(2))
         self.mix = nn.Parameter(torch.stack((torch.ones(s.MODEL_DIM), torch.zeros(s.MODEL_DIM))))
         if s.CONV_TAPS: self.attn_conv, self.mlp_conv = (nn.Parameter(torch.zeros(s.CONV_TAPS, s.MODEL_DIM)) for _ in range(2))
     def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -576,8 +568,7 @@ class GPT(nn.Module):
             self.register_buffer(name, table, persistent=False)
     def hidden(self, tokens: Tensor) -> Tensor:
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
-        T = tokens.size(1)
-        cos, sin, skips = self.cos[:T], self.sin[:T], self.skips.to(self.dtype)
+        cos, sin, skips = self.cos[: tokens.size(1)], self.sin[: tokens.size(1)], self.skips.to(self.dtype)
         x = F.embedding(tokens, self.embed).to(self.dtype)
         if hasattr(self, "bigram"):
             pair = (F.pad(tokens, (1, 0))[:, :-1] * 36313 ^ tokens * 27191) % len(self.bigram)  # large odd factors spread the pairs
@@ -617,7 +608,8 @@ def second_moments(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, np.nd
         sums[name] = sums.get(name, 0) + flat.mT @ flat
     WATCH.append(watch)
     try:
-        for batch in batches: model.logits(torch.from_numpy(batch[:, :-1]).long().to(model.embed.device), batch.shape[1] - 1)
+        for rows in (rows for batch in batches for rows in torch.from_numpy(batch).split(max(1, 8192 // batch.shape[1]))):
+            model.logits(rows[:, :-1].long().to(model.embed.device), rows.size(1) - 1)
     finally: WATCH.clear()
     return {name: total.cpu().numpy() for name, total in sums.items()}
 def squared_gradients(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, float]:
@@ -644,14 +636,13 @@ def orthogonalize(g: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> 
 class Optimizer:
     """Muon for the role matrix, stacked over equal shapes; Adam for the rest, with a learning rate per role."""
     def __init__(self, model: GPT, s: Settings, runtime: Runtime):
-        self.s, self.model, self.stacks = s, model, {}
+        self.s, self.model, self.stacks, self.dtype = s, model, {}, runtime.dtype  # dtype of Newton-Schulz, which stands rough arithmetic
         self.params = {name: p for name, p in model.named_parameters() if p.numel()}  # a single block has no skips
         self.adam = {role: names for role in ("embed", "table", "vector") if (names := [n for n in self.params if role_of(n) == role])}
         for name, p in self.params.items():
             if role_of(name) == "matrix": self.stacks.setdefault(tuple(p.shape), []).append(name)
         self.momentum = {shape: torch.zeros(len(names), *shape, device=runtime.device) for shape, names in self.stacks.items()}
         self.moments = {n: (torch.zeros_like(p), torch.zeros_like(p)) for n, p in self.params.items() if role_of(n) != "matrix"}
-        self.dtype = torch.bfloat16 if runtime.cuda else runtime.dtype  # of Newton-Schulz, which stands rough arithmetic
         self.orthogonalize = torch.compile(orthogonalize, dynamic=False) if runtime.compile else orthogonalize
     @torch.no_grad()
     def step(self, step: int, lr_scale: float) -> None:
@@ -700,7 +691,6 @@ def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: f
 # shared: begin windows
 def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[int, int, int]]:
     """Sliding windows (start, end, first_scored) over a stream of n_targets + 1 tokens, that score every position once.
-
     A window reads tokens[start:end] and scores positions first_scored … end - 1, the target of position i being tokens[i + 1].
     All are equally long: the last one moves back to end with the stream, so none is padded."""
     length = min(seq_len, n_targets)
@@ -767,15 +757,16 @@ class Cache:
         self.gates += 0.35 * push / np.sqrt(self.squares)
         return -np.log(mixed)
 def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
-    """The nats (n,) of a model on a stream (n + 1,) -> those of its mixture with the cache, which learns after each window of scoring."""
-    tokens, documents, mixed, p = tokens.astype(np.int64), np.cumsum(tokens == BOS), nats.copy(), np.exp(-nats.astype(np.float64))
+    """Nats (n,) of a model on a stream (n + 1,), nan past a limit -> of its mixture with the cache, which learns after each window."""
+    mixed, n = nats.copy(), np.count_nonzero(~np.isnan(nats))
+    tokens, documents, p = tokens[: n + 1].astype(np.int64), np.cumsum(tokens == BOS), np.exp(-nats[:n].astype(np.float64))
     def look_up(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found, shares, cells = cache_finds(tokens, documents, last_copies(hashes), np.arange(len(nats)))
+        found, shares, cells = cache_finds(tokens, documents, last_copies(hashes), np.arange(n))
         return (shares * (found == tokens[1:])).sum(0), cells.astype(np.int16)
-    finds, cells = (np.stack(x) for x in zip(*map(look_up, context_hashes(tokens[:-1], documents[:-1], orders))))
+    finds, cells = (np.stack(x) for x in zip(*map(look_up, context_hashes(tokens[:-1], documents[:n], orders))))
     cache = Cache(len(finds))
-    for z in (slice(first, end) for _, end, first in score_windows(len(nats), seq_len, stride)):
-        if np.isfinite(nats[z][-1]): mixed[z] = cache.learn(p[z], finds[:, z], cells[..., z])
+    for z in (slice(first, end) for _, end, first in score_windows(n, seq_len, stride)):
+        mixed[z] = cache.learn(p[z], finds[:, z], cells[..., z])
     return mixed
 # shared: end cache
 
@@ -980,8 +971,8 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         model = dict(header["model"])
         tensors = [(str(name), tuple(int(n) for n in shape), int(bits)) for name, shape, bits in header["tensors"]]
         known = set(MODEL_KEYS) <= set(model) <= set(MODEL_KEYS + LATER_KEYS)
-        if not stream.eof or not known or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
-            raise ValueError("it is cut, has other keys than this version writes, or names a tensor twice")
+        if not stream.eof or stream.unused_data or not known or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
+            raise ValueError("it is cut or too long, has other keys than this version writes, or names a tensor twice")
         for name, shape, bits in tensors:
             known = bits == 16 or (len(shape) == 2 and (2 <= bits <= 8 or (bits == 0 and version == 2)))
             if not known or len(shape) > 4 or not all(0 <= n <= MAX_RAW_BYTES for n in shape):
@@ -1052,8 +1043,7 @@ class Clock:
         self.mark = now
     def read(self, name: str) -> float:
         return self.seconds.get(name, 0.0) + (time.perf_counter() - self.mark if name == self.current else 0.0)
-    def training(self) -> float:
-        return self.read("train") + self.read("export")
+    def training(self) -> float: return self.read("train") + self.read("export")
 
 class Log:
     """Prints lines and keeps them in train.log; rank 0 only. On a terminal, progress is a live line, elsewhere plain lines."""
@@ -1061,8 +1051,9 @@ class Log:
         self.enabled, self.file, self.kept = enabled, None, []
     def __call__(self, line: str) -> None:
         if self.enabled:
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):  # whoever listened is gone; the file still does
+                tqdm.write(line, file=sys.stdout)
+                sys.stdout.flush()
             self.keep(line)
     def keep(self, line: str) -> None:
         """To the file alone. A log that cannot be written any more is given up with one line; the run goes on."""
@@ -1105,8 +1096,8 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as e:
         raise UserError(f"cannot read {path}: {e}; without it the run cannot go on from there") from None
 
-def create_run_folder(s: Settings, source: Path) -> Path:
-    """Make RUNS_DIR/RUN_ID with settings.env and a copy of the source. Raises UserError if it exists or cannot be written."""
+def create_run_folder(s: Settings, source: bytes) -> Path:
+    """Make RUNS_DIR/RUN_ID with settings.env and the source. Raises UserError if it exists or cannot be written."""
     s.values["RUN_ID"] = s.RUN_ID or time.strftime("%Y-%m-%d_%H%M%S")
     folder = Path(s.RUNS_DIR) / s.RUN_ID
     try: folder.mkdir(parents=True)
@@ -1115,7 +1106,7 @@ def create_run_folder(s: Settings, source: Path) -> Path:
     except OSError as e:
         raise UserError(f"cannot make the run folder {folder}: {e.strerror}; set RUNS_DIR to a folder you may write to") from None
     atomic_write(folder / "settings.env", lambda f: f.write(s.as_env().encode()))
-    atomic_write(folder / "train_gpt.py", lambda f: f.write(source.read_bytes()))
+    atomic_write(folder / "train_gpt.py", lambda f: f.write(source))
     return folder
 
 def peak_process_bytes() -> int:
@@ -1126,10 +1117,11 @@ def peak_process_bytes() -> int:
 
 class Interrupted(BaseException): """The run was asked to stop; what is on disk is enough to go on."""
 class Interrupt:
-    """The first SIGINT or SIGTERM sets `signal`, or raises Interrupted once `raises` is set; the second one kills."""
+    """The first SIGINT, SIGTERM or SIGHUP sets `signal`, or raises Interrupted once `raises` is set; the second one kills."""
     def __init__(self):
-        self.signal, self.raises = 0, False
-        for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, self._handle)
+        self.signal, self.raises, hangup = 0, False, getattr(signal, "SIGHUP", None)  # Windows has none, and nohup has it ignored
+        numbers = [signal.SIGINT, signal.SIGTERM] + [hangup] * (hangup is not None and signal.getsignal(hangup) == signal.SIG_DFL)
+        for number in numbers: signal.signal(number, self._handle)
     def _handle(self, number: int, frame: object) -> None:
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
@@ -1138,23 +1130,27 @@ def kv(**pairs: object) -> str:
     """The one format of log lines, `key:value key:value`: exact scores with 8 decimals, other fractions with 6 digits."""
     text = {k: f"{v:.8f}" if k.endswith(("bpb", "val_loss")) else f"{v:.6g}" for k, v in pairs.items() if isinstance(v, float)}
     return " ".join(f"{k}:{text.get(k, v)}" for k, v in pairs.items())
-def check_resumable(folder: Path, source: Path) -> None:
+def check_resumable(folder: Path, source: bytes) -> None:
     """Raises UserError if a run is finished, or was begun with another source."""
     if (folder / "result.json").exists():
         raise UserError(f"{folder} is finished: its score is in result.json; score it again with --eval-only {folder / 'artifact.bin'}")
     copy = folder / "train_gpt.py"
-    if not copy.exists() or copy.read_bytes() != source.read_bytes():
-        raise UserError(f"{source.name} has changed since {folder} began; go on with its own source: python3 {copy} --resume {folder}")
+    if not copy.exists() or copy.read_bytes() != source:
+        raise UserError(f"the source has changed since {folder} began; go on with its own: python3 {copy} --resume {folder}")
 
-# What a run is scored on: validation tokens (n + 1,) uint16, bytes of every target (n,), a ByteTable, hashes of all data by name.
-Data = collections.namedtuple("Data", "val_tokens val_bytes table hashes", module=__name__)
+# What a run is scored on: validation tokens (n + 1,) uint16, bytes of each target (n,), a ByteTable, hashes, tokens of the sets of AUX_VAL
+Data = collections.namedtuple("Data", "val_tokens val_bytes table hashes aux", module=__name__)
 def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     """Open shards and tokenizer, check them against each other and audit the validation bytes. Raises DataError."""
     table = ByteTable.load(s.TOKENIZER_PATH)
     if (pieces := len(table.base_bytes)) != s.VOCAB_SIZE:
         raise DataError(f"TOKENIZER_PATH={s.TOKENIZER_PATH} has {pieces} pieces, not VOCAB_SIZE={s.VOCAB_SIZE}; is it the shards' own?")
     tokens = load_tokens(f"{s.DATA_PATH}/*_val_*.bin", s.VAL_TOKENS, s.VOCAB_SIZE)
-    total = audit_bytes(tokens, table)
+    total, aux = audit_bytes(tokens, table), {}
+    for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item):
+        if name in aux or re.match("xz_9e$|context_", name): raise UserError(f"AUX_VAL={s.AUX_VAL}: the name {name} is taken")
+        aux[name] = load_tokens(pattern, s.VAL_TOKENS, s.VOCAB_SIZE)
+        audit_bytes(aux[name], table)
     hashes = {"val_tokens_sha256": sha256_of(tokens), "tokenizer_sha256": sha256_of(Path(s.TOKENIZER_PATH).read_bytes())}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         manifest = json.loads((Path(s.DATA_PATH) / "manifest.json").read_text(encoding="utf-8"))
@@ -1169,7 +1165,7 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
         log(f"warning: VAL_TOKENS={s.VAL_TOKENS}, but the validation shards hold {len(tokens) - 1} targets; all of them are scored")
     log("data " + kv(train_tokens=train_tokens, val_targets=len(tokens) - 1, val_bytes=total, val_documents=int((tokens == BOS).sum())))
     log("data " + kv(**hashes))
-    return Data(tokens, table.target_bytes(tokens[:-1], tokens[1:]), table, hashes)
+    return Data(tokens, table.target_bytes(tokens[:-1], tokens[1:]), table, hashes, aux)
 
 def xz_bits_per_byte(tokens: np.ndarray, table: ByteTable) -> float:
     """What `xz -9e` makes of the same text, in bits per byte: a plain compressor to hold a small model against."""
@@ -1237,7 +1233,7 @@ class Run:
     """One command: what it computes with, what it reads, where it writes, and its phases in order."""
     def __init__(self, args: argparse.Namespace, s: Settings, log: Log):
         self.s, self.log, self.clock, self.folder = s, log, Clock(), Path(args.resume) if args.resume else None
-        self.source, self.runtime = Path(__file__).resolve(), resolve_device(s)
+        self.runtime = resolve_device(s)
         self.runtime.start()
         log.enabled = self.runtime.rank == 0
         for line in s.warnings + self.runtime.notes: log(f"note: {line}")
@@ -1249,13 +1245,13 @@ class Run:
     def open_folder(self, resume: bool) -> None:
         """Make the run folder, or check the one to go on with; begin the log with everything the run depends on."""
         s, r = self.s, self.runtime
-        if resume: check_resumable(self.folder, self.source)
-        self.folder = self.folder or Path(r.from_first(str(create_run_folder(s, self.source)) if r.rank == 0 else ""))
+        if resume: check_resumable(self.folder, SOURCE)
+        self.folder = self.folder or Path(r.from_first(str(create_run_folder(s, SOURCE)) if r.rank == 0 else ""))
         self.log.open(self.folder / "train.log")
         for name, value in s.values.items(): self.log.keep(f"setting {name}={value} from:{s.sources[name]}")
         lane = "record" if r.cuda and r.world == 1 and 0 < s.MAX_WALLCLOCK_SECONDS <= 1800 else "open hardware"  # docs/track_spec.md
         self.about = {"run_id": s.RUN_ID, "seed": s.SEED, "lane": lane, "devices": r.world} | r.about()
-        self.about |= {"python": platform.python_version(), "numpy": np.__version__, "code_sha256": sha256_of(self.source.read_bytes())}
+        self.about |= {"python": platform.python_version(), "numpy": np.__version__, "code_sha256": sha256_of(SOURCE)}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # how fast scripts/doctor.py found this device to be
             known = json.loads((Path(s.RUNS_DIR) / "calibration.json").read_text(encoding="utf-8"))
             self.about["calibration_tokens_per_s"] = float(known[self.about["device"]]["tokens_per_s"])
@@ -1267,7 +1263,7 @@ class Run:
         return second_moments(model, first(self.s.CALIBRATION_TOKENS)), squared_gradients(model, first(self.s.BALANCE_TOKENS))
     def forecast(self, model: GPT) -> tuple[float, int]:
         """Say how large the artifact will be; return the seconds to keep free for the export, and the bytes in all. Raises UserError."""
-        weights, begin, code, limit = model.weights(), time.perf_counter(), self.source.stat().st_size, self.s.MAX_WALLCLOCK_SECONDS
+        weights, begin, code, limit = model.weights(), time.perf_counter(), len(SOURCE), self.s.MAX_WALLCLOCK_SECONDS
         packed = forecast_bytes(weights, self.s, code, *self.calibrate(model))
         parameters = {role: sum(w.size for n, w in weights.items() if role_of(n) == role) for role in dict.fromkeys(ROLES.values())}
         self.log("model " + kv(parameters=sum(parameters.values()), **parameters))
@@ -1275,6 +1271,10 @@ class Run:
         reserve = 1.0 + 2.0 * (time.perf_counter() - begin) if limit else 0.0
         if reserve > limit: raise UserError(f"MAX_WALLCLOCK_SECONDS={limit}: the export alone may need {reserve:.0f} s here; raise it")
         return reserve, code + packed
+    def same_data(self, meta: dict) -> dict:
+        """The meta data of the run to go on with. Raises DataError if it began on other data."""
+        if meta.get("data", self.data.hashes) == self.data.hashes: return meta
+        raise DataError(f"--resume {self.folder}: it began on other data than DATA_PATH and TOKENIZER_PATH hold; put those back")
     def train(self, model: GPT, interrupt: Interrupt) -> dict:
         """Train within the clock; weights.npz is on disk at the end. Returns its meta data. Raises Interrupted, Diverged."""
         s, r, log, clock, data = self.s, self.runtime, self.log, self.clock, self.data
@@ -1282,9 +1282,8 @@ class Run:
         meta = {"step": 0, "reserve_s": self.forecast(model)[0], "data": data.hashes}
         with clock.span("warmup", r.synchronize): stepper.warm_up(order.batch(0, r.rank, r.world), log)
         if checkpoint.exists():
-            state, meta = load_arrays(checkpoint)
-            if meta.get("data", data.hashes) != data.hashes:
-                raise DataError(f"--resume {self.folder}: it began on other data than DATA_PATH and TOKENIZER_PATH hold; put those back")
+            state, saved = load_arrays(checkpoint)
+            meta = self.same_data(saved) | {"reserve_s": meta["reserve_s"]}
             stepper.load_state(state)
             clock.seconds = meta["seconds"]
             log("resumed " + kv(step=meta["step"], train_s=clock.training()))
@@ -1308,8 +1307,8 @@ class Run:
         total, unit = (s.MAX_WALLCLOCK_SECONDS, "s") if s.MAX_WALLCLOCK_SECONDS else (s.ITERATIONS, "steps")
         with ahead as batches, clock.span("train", r.synchronize), log.progress("train", total, unit) as bar:
             while True:
-                seconds = clock.training()
-                soon = seconds + (seconds - first_s) / max(1, step - first_step)  # when the step to come will be done
+                seconds, flying = clock.training(), len(pending)
+                soon = seconds + (flying + 1) * (seconds - first_s) / max(1, step - first_step - flying)  # when the step to come is done
                 progress, stop = r.agree_max(progress_of(s, step, soon, meta["reserve_s"]), interrupt.signal)
                 if stop:
                     save()
@@ -1368,16 +1367,18 @@ class Run:
             log("Lower BITS_MATRIX, raise STEP_MATRIX, or lower NUM_LAYERS or MODEL_DIM; --check forecasts the size without training.")
         return sizes
     def load_artifact(self, path: Path) -> GPT:
-        """The model that the bytes on disk stand for. The header's settings replace ours, but for EVAL_* given by hand."""
+        """The model that the bytes on disk stand for, with the settings of its header but for EVAL_*, TTT_* and NGRAM_* given by hand."""
         try: settings, weights = decode_artifact(path.read_bytes())
         except OSError as e:
             raise UserError(f"cannot read the artifact {path}: {e.strerror}") from None
-        for name, value in settings.items():
+        for name, value in ({key: self.s.table[key].default for key in LATER_KEYS} | settings).items():
             if not (name.startswith(("EVAL_", "TTT_", "NGRAM_")) and self.s.sources[name] in ("environment", "command line")):
                 self.s.set(name, str(value), "artifact")
         check_settings(self.s)
         if (pieces := len(self.data.table.base_bytes)) != self.s.VOCAB_SIZE:
             raise UserError(f"{path} has VOCAB_SIZE={self.s.VOCAB_SIZE}, but TOKENIZER_PATH={self.s.TOKENIZER_PATH} {pieces} pieces")
+        if sum(w.size for w in weights.values()) < 2 * self.s.NUM_LAYERS * self.s.MODEL_DIM**2:  # before anything that large is made
+            raise UserError(f"{path} holds fewer weights than the model of its own header")
         model = GPT(self.s, self.runtime)
         model.load_weights(weights)
         return model
@@ -1392,9 +1393,7 @@ class Run:
         log("scored " + kv(**result, seq_len=s.EVAL_SEQ_LEN, stride=s.EVAL_STRIDE, scoring_s=self.clock.read("scoring")))
         more = result["auxiliary_bpb"] = {}
         with self.clock.span("auxiliary", r.synchronize):
-            pairs = (item.split("=") for item in s.AUX_VAL.split(",") if item)
-            sets = [(name, load_tokens(pattern, s.VAL_TOKENS, s.VOCAB_SIZE), s.EVAL_SEQ_LEN) for name, pattern in pairs]
-            for _, tokens, _ in sets: audit_bytes(tokens, data.table)
+            sets = [(name, tokens, s.EVAL_SEQ_LEN) for name, tokens in data.aux.items()]
             sets += [(f"context_{n}", data.val_tokens, int(n)) for n in re.findall(r"\d+", s.EVAL_SEQ_SWEEP)]
             for name, tokens, length in sets:
                 values = score(model, tokens, s, r, log, name, length, min(s.EVAL_STRIDE, length), ttt=s.TTT_LR)
@@ -1416,13 +1415,13 @@ class Run:
         """Train, export, score, result.json. Returns the exit status."""
         s, log, clock, interrupt = self.s, self.log, self.clock, Interrupt()
         self.open_folder(resume)
-        go_on = f"go on with: python3 {self.source.name} --resume {self.folder}"
+        go_on = f"go on with: python3 {self.folder / 'train_gpt.py'} --resume {self.folder}"
         model = self.build()
         try:
             if (self.folder / "weights.npz").exists():
                 weights, meta = load_arrays(self.folder / "weights.npz")
                 model.load_weights(weights)
-                clock.seconds = meta["seconds"]
+                clock.seconds = self.same_data(meta)["seconds"]
                 log("resumed " + kv(after="training", steps=meta["steps"]))
             else: meta = self.train(model, interrupt)
             interrupt.raises = True
@@ -1435,8 +1434,8 @@ class Run:
             result |= {"train_seconds": clock.training(), "seconds": clock.seconds, "settings": s.values}
             result |= {"peak_memory_bytes": self.runtime.memory()[0], "data_hashes": self.data.hashes}
             log(kv(peak_memory_bytes=result["peak_memory_bytes"], **{f"{name}_s": spent for name, spent in clock.seconds.items()}))
-            if self.runtime.rank == 0: atomic_write(self.folder / "result.json", lambda f: f.write(json.dumps(result, indent=1).encode()))
             log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
+            if self.runtime.rank == 0: atomic_write(self.folder / "result.json", lambda f: f.write(json.dumps(result, indent=1).encode()))
             return EXIT_OVER_CAP if sizes["total_bytes"] > s.CAP_BYTES else 0
         except Interrupted:
             log(f"interrupted, nothing is lost; {go_on}")
@@ -1455,13 +1454,13 @@ class Run:
         """Say what a run would do, from a few timed steps and windows; warn about what will go wrong. Returns the exit status."""
         s, r, log, model, steps = self.s, self.runtime, self.log, self.build(), 0
         reserve_s, forecast = self.forecast(model)
-        stepper, order = Stepper(s, r, model), TrainSequences(s)
-        stepper.warm_up(order.batch(0), log)
-        stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0)), 1.0))
+        stepper, order = Stepper(s, r, model), TrainSequences(s, r.world)
+        stepper.warm_up(order.batch(0, r.rank, r.world), log)
+        stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0, r.rank, r.world)), 1.0))
         with self.clock.span("steps", r.synchronize):
             while steps < 3 or (steps < 20 and self.clock.read("steps") < 10):
                 steps += 1
-                stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
+                stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps, r.rank, r.world)), 1.0))
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
         windows, reach = 8 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN, min(s.EVAL_SEQ_LEN, s.ATTN_WINDOW or s.EVAL_SEQ_LEN)
         tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]
@@ -1473,7 +1472,7 @@ class Run:
         log("check " + kv(steps=total, train_tokens=total * s.TRAIN_BATCH_TOKENS, epochs=order.epoch(total)))
         log("check " + kv(warmdown_begins_at_step=int(total * (1 - s.WARMDOWN_FRAC)), scoring_s=round(scoring_s)))
         for wrong, advice in (
-            (forecast > s.CAP_BYTES, f"{forecast} bytes would be over CAP_BYTES={s.CAP_BYTES}; lower BITS_MATRIX, MODEL_DIM or NUM_LAYERS"),
+            (forecast > s.CAP_BYTES, f"{forecast} bytes are over CAP_BYTES={s.CAP_BYTES}; lower TARGET_BYTES, BITS_* or MODEL_DIM"),
             (total < 10 * s.WARMUP_STEPS, f"{total} steps are few for WARMUP_STEPS={s.WARMUP_STEPS}; lower it or TRAIN_BATCH_TOKENS"),
             (order.epoch(total) > 10, f"{order.epoch(total):.0f} passes over the training shards; fetch more of them"),
             (scoring_s > max(s.MAX_WALLCLOCK_SECONDS, 60), "scoring takes longer than training; raise EVAL_STRIDE or lower VAL_TOKENS"),

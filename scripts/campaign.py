@@ -309,7 +309,7 @@ def dry_run(campaign: Campaign, seen: dict[str, tuple[Planned, Seen]], places: i
         print(f"error: {refused}", file=sys.stderr)
     over = [name for name, size in sizes.items() if size and size[0] > size[1]]
     if over:
-        print(f"error: over the cap, by the trainer's forecast: {', '.join(over)}; lower BITS_MATRIX or MODEL_DIM", file=sys.stderr)
+        print(f"error: over the cap, by the trainer's forecast: {', '.join(over)}; lower MODEL_DIM or NUM_LAYERS", file=sys.stderr)
     return 1 if over or refused else 0
 
 
@@ -396,6 +396,8 @@ def campaign_command(args: argparse.Namespace) -> int:
     """Raises CampaignError."""
     if args.jobs < 1 or args.ray_cpus < 0:
         raise CampaignError("--jobs and --ray-cpus take whole numbers from 1")
+    if args.ray_cpus and not args.ray:
+        raise CampaignError("--ray-cpus goes with --ray ADDRESS")
     file = args.file.resolve() if args.file.is_file() else ROOT / args.file
     runs_dir = args.runs_dir.absolute() if args.runs_dir else Path(os.environ.get("RUNS_DIR") or "runs")
     os.chdir(ROOT)  # settings name files from there, as in the run scripts

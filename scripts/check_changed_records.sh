@@ -29,8 +29,13 @@ while IFS= read -r -d '' path; do
       folder="$(printf '%s' "$path" | cut -d/ -f1-3)"
       case " ${folders[*]-} " in *" $folder "*) ;; *) folders+=("$folder") ;; esac
       ;;
+    */README.md) ;;
+    *)
+      echo "$path: belongs to no record folder" >&2
+      status=1
+      ;;
   esac
-done < <(git -C "$root" diff --name-only -z "$1...$2" -- records)
+done < <(git -C "$root" diff --no-renames --name-only -z "$1...$2" -- records)
 
 for folder in ${folders[@]+"${folders[@]}"}; do
   if ! git -C "$root" rev-parse --quiet --verify "$2:$folder" >/dev/null; then

@@ -2,7 +2,8 @@
 # Purpose:  everything that waits for a GPU, in one call: the tests that need one, a profile of the public baseline's shape, then for each
 #           config the profile of a steady step, plain and with CUDA graphs, and the run, its source packed; logs and artifacts in one
 #           folder. What it brings back belongs in docs/hardware.md and in records/. CONFIGS names the configs, where one call may not
-#           last. What needs no GPU is left for later: other exports of the same weights (scripts/sweep_export.py), scores without the
+#           last; AUTOTUNE=1 adds a profile with products that Inductor tunes and fuses with what follows them, after minutes of
+#           compiling. What needs no GPU is left for later: other exports of the same weights (scripts/sweep_export.py), scores without the
 #           cache (--eval-only … NGRAM_CACHE=0).
 # Hardware: one CUDA device. TRAIN_SECONDS is the training clock; about 400 s of an H200 stand for 1800 s of an RTX 4090.
 # Example:  TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out DATA_PATH=… TOKENIZER_PATH=… VAL_TOKENS=524288
@@ -24,6 +25,7 @@ fi
 echo "== profile of 9 x 512, 65,536 tokens a step"
 python3 scripts/profile_step.py --config configs/local_4090_baseline.env "$@" NUM_LAYERS=9 MODEL_DIM=512 NUM_HEADS=8 NUM_KV_HEADS=4 \
   TRAIN_SEQ_LEN=1024 TRAIN_BATCH_TOKENS=65536 2>&1 | tee "$out/public_shape.profile.md" || failed=1
+rm -f "$out/packed/train_gpt.py"
 python3 scripts/pack_code.py train_gpt.py "$out/packed/train_gpt.py"
 for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_record.env}; do
   name="$(basename "$config" .env)"
@@ -31,6 +33,9 @@ for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_reco
   for compile in on graphs; do
     python3 scripts/profile_step.py --config "$config" "$@" COMPILE=$compile 2>&1 | tee "$out/$name.profile_$compile.md" || failed=1
   done
+  if [[ -n "${AUTOTUNE:-}" ]]; then
+    TORCHINDUCTOR_MAX_AUTOTUNE=1 python3 scripts/profile_step.py --config "$config" "$@" 2>&1 | tee "$out/$name.profile_autotuned.md" || failed=1
+  fi
   echo "== $name: run"
   python3 "$out/packed/train_gpt.py" --config "$config" "RUNS_DIR=$out/runs" "RUN_ID=$name" "MAX_WALLCLOCK_SECONDS=${TRAIN_SECONDS:-1800}" "$@" || failed=1
 done

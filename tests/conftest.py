@@ -164,7 +164,7 @@ def main(tiny: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypa
     """Call the trainer's main() in this process: main("--check", NUM_LAYERS=3). RUNS_DIR is tmp_path / "runs"."""
     for name in set(os.environ) - set(environment()):
         monkeypatch.delenv(name)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def call(*args: object, bare: bool = False, **changes: object) -> Done:
         """`bare`: without the settings of the tiny run."""

@@ -499,6 +499,11 @@ def test_changed_folders_of_a_pull_request(folder, finished, tmp_path):
     commit()
     done = run("bash", "scripts/check_changed_records.sh", "base", "main")
     assert done.returncode == 1 and "maintainers" in done.stderr
+    run("git", "tag", "verdict")
+    run("git", "mv", "records/verified/x.json", f"records/{OPEN}/x.json")
+    commit()
+    done = run("bash", "scripts/check_changed_records.sh", "verdict", "main")
+    assert done.returncode == 1 and "maintainers" in done.stderr and "x.json: belongs to no record folder" in done.stderr
     assert run("bash", "scripts/check_changed_records.sh", "base").returncode == 2
 
 

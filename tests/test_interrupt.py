@@ -71,7 +71,7 @@ def test_stopped_twice_and_resumed_is_the_same_run(main, finished, tmp_path, dur
     folder = tmp_path / "runs" / "x"
     with during(Stepper, "launch", send(signal.SIGINT), at_step(4)):
         done = main(RUN_ID="x")
-    assert done.code == 130 and f"python3 train_gpt.py --resume {folder}" in done.out
+    assert done.code == 130 and f"python3 {folder / 'train_gpt.py'} --resume {folder}" in done.out
     assert {path.name for path in folder.iterdir()} == {"train.log", "settings.env", "train_gpt.py", "checkpoint.npz"}
     with during(Stepper, "launch", send(signal.SIGTERM), at_step(8)):
         done = main("--resume", folder, bare=True)
@@ -164,6 +164,43 @@ def test_clock_goes_on_where_it_stopped(main, tmp_path, during, monkeypatch):
         steps[run] = result["steps"]
         assert result["train_seconds"] <= 4
     assert steps["whole"] > 40 and steps["stopped"] == pytest.approx(steps["whole"], abs=3)
+
+
+@pytest.mark.parametrize("in_flight", [0, 2])
+def test_the_clock_is_kept_with_steps_in_flight(main, tmp_path, monkeypatch, in_flight):
+    """A device that takes half a second a step and works while the host runs ahead: training ends within one step of its budget."""
+    clock, start = SteppingTime(1e-6), train_gpt.Runtime.start
+    free = [0.0]  # when the device is done with all that was launched
+
+    def launch(stepper, step, batch, scale):
+        free[0] = max(free[0], clock.now) + 0.5
+        return free[0]
+
+    def finish(stepper, done_at):
+        clock.now = max(clock.now, done_at)
+        return 1.0
+
+    def start_with_flights(runtime):
+        start(runtime)
+        runtime.steps_in_flight = in_flight
+
+    monkeypatch.setattr(train_gpt, "time", clock)
+    monkeypatch.setattr(Stepper, "launch", launch)
+    monkeypatch.setattr(Stepper, "finish", finish)
+    monkeypatch.setattr(train_gpt.Runtime, "start", start_with_flights)
+    assert main(RUN_ID="x", MAX_WALLCLOCK_SECONDS=7.2, ITERATIONS=0).code == 0
+    seconds = json.loads((tmp_path / "runs" / "x" / "result.json").read_text())["train_seconds"]
+    assert 5.5 <= seconds <= 6.2  # a second is kept for the export
+
+
+def test_the_reserve_for_the_export_is_of_the_clock_it_goes_on_with(main, tmp_path, during, monkeypatch):
+    monkeypatch.setattr(train_gpt, "time", SteppingTime())
+    with during(Stepper, "launch", send(signal.SIGINT), at_step(3)):
+        assert main(RUN_ID="x", ITERATIONS=20).code == 130
+    monkeypatch.setattr(train_gpt, "time", SteppingTime())
+    done = main("--resume", tmp_path / "runs" / "x", bare=True, ITERATIONS=0, MAX_WALLCLOCK_SECONDS=4)
+    assert done.code == 0
+    assert float(line_of(done.out, "trained ")["train_s"]) <= 3  # a second at least is kept free
 
 
 def test_killed_between_checkpoints(main, finished, tmp_path, during, monkeypatch):
@@ -265,6 +302,34 @@ def test_disk_full_at_a_checkpoint_does_not_stop_the_run(main, finished, tmp_pat
     same_as_uninterrupted(tmp_path / "runs/x", finished)
 
 
+def test_nobody_listening_does_not_stop_the_run(tmp_path, monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError
+
+    log = Log()
+    log.open(tmp_path / "train.log")
+    monkeypatch.setattr("sys.stdout", Gone())
+    log("one")
+    assert (tmp_path / "train.log").read_text() == "one\n"
+
+
+def test_a_hangup_asks_too_unless_it_is_ignored():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        interrupt = Interrupt()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupt.signal == signal.SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+        interrupt = Interrupt()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupt.signal == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_a_log_that_cannot_be_written_does_not_stop_the_run(tmp_path, capsys):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -294,10 +359,10 @@ def stopped(main, tmp_path, during):
 
 def test_a_changed_source_is_refused(main, stopped):
     copy = stopped / "train_gpt.py"
-    check_resumable(stopped, copy)  # its own source goes on
+    check_resumable(stopped, train_gpt.SOURCE)  # its own source goes on
     copy.write_text(copy.read_text() + "\n# an edit\n")
     done = main("--resume", stopped, bare=True)
-    assert done.code == 2 and "train_gpt.py has changed" in done.err and f"python3 {copy} --resume {stopped}" in done.err
+    assert done.code == 2 and "the source has changed" in done.err and f"python3 {copy} --resume {stopped}" in done.err
     copy.unlink()
     assert main("--resume", stopped, bare=True).code == 2
 
@@ -335,6 +400,21 @@ def test_other_data_are_refused(main, stopped, tiny, tmp_path, kind):
 
 
 # --------------------------------------------------------------------------------------------------- divergence
+
+
+def test_other_data_are_refused_after_training_too(main, tiny, tmp_path, during):
+    with during(train_gpt.Run, "export", send(signal.SIGINT)):
+        assert main(RUN_ID="x").code == 130
+    copy, settings = tmp_path / "data", tmp_path / "runs" / "x" / "settings.env"
+    shutil.copytree(tiny.folder, copy)
+    settings.write_text(settings.read_text().replace(str(tiny.folder), str(copy)))
+    assert main("--resume", settings.parent, bare=True).code == 0
+    (settings.parent / "result.json").unlink()
+    path = next(copy.glob("*_train_*.bin"))
+    data = path.read_bytes()
+    path.write_bytes(data[:1030] + data[1032:1034] + data[1030:1032] + data[1034:])
+    done = main("--resume", settings.parent, bare=True)
+    assert done.code == 2 and "it began on other data" in done.err
 
 
 def test_exploding_loss_ends_with_status_4_and_names_settings(main, tmp_path):

@@ -143,7 +143,7 @@ def test_check_foretells_and_writes_nothing(main, finished, result, tmp_path):
     assert line_of(done.out, "model ")["parameters"] == "24232"
     forecast = int(line_of(done.out, "forecast ")["total_bytes"])
     assert forecast == pytest.approx(result["total_bytes"], rel=0.02)
-    assert f"warning: {forecast} bytes would be over CAP_BYTES=50000" in done.out
+    assert f"warning: {forecast} bytes are over CAP_BYTES=50000" in done.out
     assert "warning: 12 steps are few for WARMUP_STEPS=2" in done.out
     assert "try TRAIN_SEQ_LEN=64\n" in done.out and "TRAIN_SEQ_LEN" not in main("--check", EVAL_SEQ_LEN=64, ATTN_WINDOW=32).out
     assert "passes over" not in done.out
@@ -223,6 +223,37 @@ def test_auxiliary_sets_and_context_lengths_stand_beside_the_score(main, finishe
     assert more["same"] == more["context_64"] == pytest.approx(result["val_bpb"], abs=1e-6)
     assert more["context_8"] != more["same"] != more["train"]
     assert float(line_of(done.out, "final_sliding_window_exact ")["val_bpb"]) == pytest.approx(result["val_bpb"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sets, words",
+    [
+        ("wiki={}/none_*.bin", "no shard fits"),
+        ("a={0}/*_val_*.bin,a={0}/*_val_*.bin", "the name a is taken"),
+        ("xz_9e={}/*_val_*.bin", "xz_9e is taken"),
+    ],
+)
+def test_wrong_auxiliary_sets_are_found_before_training(main, tiny, tmp_path, sets, words):
+    done = main(AUX_VAL=sets.format(tiny.folder))
+    assert done.code == 2 and words in done.err and not (tmp_path / "runs").exists()
+
+
+def test_settings_that_an_old_artifact_does_not_name_are_the_defaults(main, finished, tmp_path, result, monkeypatch):
+    settings, weights = decode_artifact((finished[0] / "artifact.bin").read_bytes())
+    s = train_gpt.load_settings([f"{k}={v}" for k, v in settings.items()], {})
+    monkeypatch.setattr(train_gpt, "LATER_KEYS", [])
+    (tmp_path / "old.bin").write_bytes(train_gpt.encode_artifact(weights, s))
+    monkeypatch.undo()
+    done = main("--eval-only", tmp_path / "old.bin", KEY_SHIFT=1, MLP_LEAK=0.5)
+    assert done.code == 0, done.err
+    assert float(line_of(done.out, "final_sliding_window_exact ")["val_bpb"]) == pytest.approx(result["val_bpb"], abs=1e-4)
+
+
+def test_a_small_artifact_makes_no_large_model(main, tmp_path):
+    large = train_gpt.load_settings("NUM_LAYERS=64 MODEL_DIM=4096 NUM_HEADS=4 NUM_KV_HEADS=4 MLP_MULT=16 VOCAB_SIZE=300".split(), {})
+    (tmp_path / "large.bin").write_bytes(train_gpt.encode_artifact({"embed": np.zeros((1, 1), np.float32)}, large))
+    done = main("--eval-only", tmp_path / "large.bin")
+    assert done.code == 2 and "fewer weights than the model of its own header" in done.err
 
 
 def test_an_artifact_of_another_vocabulary_is_refused(main, finished, tmp_path):

@@ -318,7 +318,7 @@ def check_log(report: Report, name: str, f: LogFacts, track: Track, code: bytes,
             "B4",
             f"{f.size['total_bytes']} bytes",
             f"at most {track.cap_bytes}",
-            "lower BITS_MATRIX, MODEL_DIM or NUM_LAYERS; the worst seed counts",
+            "lower MODEL_DIM, NUM_LAYERS or the bits a weight; the worst seed counts",
         )
     if f.hashes["val_tokens_sha256"] in f.train_shards.values():
         find(name, "D1", "a training shard has the sha256 of the validation tokens", "no shared tokens", "train on the train shards only")

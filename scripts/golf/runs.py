@@ -48,7 +48,7 @@ class LogFacts:
     said_total: tuple[str, int]  # codec and bytes of the total_submission_size line
     trained: dict[str, float]
     scored: dict[str, float]
-    gap: dict[str, float]  # empty when GAP_TOKENS=0
+    gap: dict[str, float]
     spans: dict[str, float]
     final: dict[str, float]
     finals: int  # how many final lines there are
