@@ -3,8 +3,9 @@
     bash scripts/rescore.sh records/track_30min_2mb_local/2026-11-21_wider [--data DIR] [--tokenizer FILE] [--json OUT]
 
 The submission's train_gpt.py runs in a child process, in a jail, and answers logits. This process owns the validation tokens, the
-targets, the softmax, the bytes, the windows and the clock. Some answers are asked for again with tokens changed that come later;
-one that moves is a violation, named with its position. Ends with `verified val_bpb` and the difference from the claim.
+targets, the softmax, the bytes, the windows and the clock. Some answers are asked for again with tokens changed that come later, some
+of a second process that has never seen what comes later; one that moves is a violation, named with its position. Ends with
+`verified val_bpb` and the difference from the claim.
 
 Exit status: 0 verified, 1 refused or not as claimed, 2 usage or no data.
 """
@@ -18,6 +19,7 @@ import json
 import os
 import queue
 import random
+import re
 import selectors
 import shutil
 import signal
@@ -31,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 from golf.child import FRAME, MAX_JSON
+from golf.jail import SYSTEM_PATHS
 from golf.records import ROOT, digest
 from golf.rules import check_folder
 from golf.runs import sha256_of
@@ -39,7 +42,10 @@ from golf.texts import TextError, read_json, safe
 SAME_MACHINE_BPB, OTHER_MACHINE_BPB = 1e-5, 1e-3  # how far a verified score may be from the claim
 PROBE_NATS = 2e-3  # how far an answer to the very same question may move when later tokens change
 NOISE_NATS, NOISE_MEAN_NATS = 0.5, 0.02  # the same between batches of other shapes: at one position, and in the mean
-PROBE_WINDOWS = 4
+DRIFT_NATS, DRIFT_MOST_NATS = 1e-3, 5e-3  # the same in one direction, in the mean: beyond four standard errors, and at all
+PROBE_WINDOWS, BLIND = 4, 20  # windows asked again in a probe; targets asked of the second process for each probe
+CHILD_SETTINGS = ("DEVICE", "PRECISION", "COMPILE", "EVAL_BATCH_TOKENS")  # where and how to compute; all else is in the artifact
+REPLY_FLOATS = 1 << 28  # logits in one reply
 DEFAULT_LIMITS = {
     "start_s": 300.0,
     "reply_s": 300.0,
@@ -69,6 +75,12 @@ def python_paths() -> list[str]:
     return [p for p in real if p != "/" and not any(p.startswith(q + "/") for q in real)]
 
 
+def child_settings(path: Path) -> str:
+    """What a child gets of a run's settings: the file is not counted in the bytes, so that nothing else may come from it."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return "".join(f"{line}\n" for line in lines if re.fullmatch(rf"({'|'.join(CHILD_SETTINGS)})=\w{{1,12}}", line))
+
+
 class Child:
     """A submission running in its jail, and the talk with it. Use as a context manager."""
 
@@ -78,10 +90,11 @@ class Child:
         copy, root = Path(self.work) / "submission", Path(self.work) / "root"
         copy.mkdir()
         root.mkdir()
-        for name in {"train_gpt.py", "settings.env", artifact}:
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, copy / name)
-                os.chmod(copy / name, 0o444)
+        for name in ("train_gpt.py", artifact):
+            shutil.copyfile(folder / name, copy / name)
+        (copy / "settings.env").write_text(child_settings(folder / "settings.env"), encoding="utf-8")
+        for path in copy.iterdir():
+            path.chmod(0o444)
         os.chmod(self.work, 0o755)
         scratch = Path(self.work) / "scratch"
         scratch.mkdir()
@@ -225,7 +238,8 @@ class Child:
         except (ValueError, AssertionError, RecursionError):
             raise Refusal("S3", "a reply that is not of the protocol") from None
         if "offence" in head:
-            raise Refusal(str(head.get("rule", "B2"))[:8], safe(head["offence"]))
+            rule = str(head.get("rule"))
+            raise Refusal(rule if re.fullmatch(r"[A-Z]\d{1,2}", rule) else "B2", safe(head["offence"]))
         if "failed" in head:
             kind = safe(head["failed"])
             raise Refusal("limit" if kind.startswith("MemoryError") or "memory" in kind.lower() else "S1", f"its code failed: {kind}")
@@ -241,16 +255,19 @@ class Child:
 
     def start(self) -> dict:
         """Wait until the submission is loaded; what it says of itself, with its numbers checked. Raises Refusal, NoReferee."""
-        head, _ = self.receive(None, self.limits["start_s"], "sign of being ready")
-        if "no_isolation" in head:
-            raise NoReferee(f"this system refuses the namespaces that isolate a submission ({safe(head['no_isolation'])})")
-        about = head.get("ready")
-        self.isolation = [safe(line) for line in head.get("isolation", [])][:8]
-        wanted = {"seq_len": 65_536, "stride": 65_536, "vocab_size": 65_536, "windows": 65_536}
-        if not isinstance(about, dict) or any(not isinstance(about.get(k), int) or not 1 <= about[k] <= top for k, top in wanted.items()):
+        jailed, _ = self.receive(None, self.limits["start_s"], "sign of the jail")  # sent before the submission is loaded
+        if "no_isolation" in jailed:
+            raise NoReferee(f"this system refuses the namespaces that isolate a submission ({safe(jailed['no_isolation'])})")
+        self.isolation = [safe(line) for line in jailed["isolation"]]
+        about = self.receive(None, self.limits["start_s"], "sign of being ready")[0].get("ready")
+        wanted = ("seq_len", "stride", "vocab_size", "windows")
+        if not isinstance(about, dict) or any(not isinstance(about.get(k), int) or not 1 <= about[k] <= 65_536 for k in wanted):
             raise Refusal("S3", "it does not say seq_len, stride, vocab_size and windows as whole numbers from 1 to 65,536")
         if about["stride"] > about["seq_len"]:
             raise Refusal("S4", f"stride {about['stride']} of windows of {about['seq_len']} leaves targets unscored")
+        if about["seq_len"] * about["vocab_size"] > REPLY_FLOATS or not isinstance(about.get("learns"), bool):
+            raise Refusal("S3", f"seq_len x vocab_size is over {REPLY_FLOATS}, or it does not say whether it learns")
+        about["windows"] = min(about["windows"], REPLY_FLOATS // (about["stride"] * about["vocab_size"]))
         return about
 
     def ask(self, tokens: np.ndarray, last: int, start: int) -> None:
@@ -308,7 +325,7 @@ def nats_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         if not np.isfinite(top).all():
             raise Refusal("S3", "logits that are not finite")
         total = np.exp(np.subtract(row, top, out=buffer), out=buffer).sum(-1)  # nan anywhere shows here
-        out[:] = np.log(total) + top[:, 0] - np.take_along_axis(row, target[:, None].astype(np.int64), -1)[:, 0]
+        out[:] = np.log(total) - (np.take_along_axis(row, target[:, None].astype(np.int64), -1) - top)[:, 0]  # large logits swallow small
     if not np.isfinite(nats).all():
         raise Refusal("S3", "logits that are not finite")
     return nats
@@ -329,10 +346,11 @@ class Probes:
 
     future: int = 0
     prefix: int = 0
-    alone: int = 0
+    blind: int = 0
     largest_move_nats: float = 0.0
     largest_noise_nats: float = 0.0
     noise: list[float] = dataclasses.field(default_factory=list)
+    drift: list[float] = dataclasses.field(default_factory=list)  # how much dearer targets were to the process that had not seen them
 
     def heard(self, moved: np.ndarray, positions: np.ndarray, why: str) -> None:
         """Answers to one question whose later tokens differ: nothing may have moved."""
@@ -353,11 +371,15 @@ class Probes:
             raise Refusal(rule, f"the score at position {at} differs by {worst:.4g} nats {why}; allowed {NOISE_NATS}")
 
     def settle(self) -> None:
+        if self.drift:
+            mean, error = np.mean(self.drift), np.std(self.drift) / len(self.drift) ** 0.5
+            if mean > min(DRIFT_NATS + 4 * error, DRIFT_MOST_NATS):
+                raise Refusal("S2", f"targets cost {mean:.4g} nats more in the mean of {len(self.drift)} where they had not been seen")
         if self.noise and np.mean(self.noise) > NOISE_MEAN_NATS:
             raise Refusal("S5", f"scores differ by {np.mean(self.noise):.4g} nats in the mean when asked again; allowed {NOISE_MEAN_NATS}")
 
     def as_json(self) -> dict:
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "noise"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("noise", "drift")}
 
 
 class Referee:
@@ -399,8 +421,8 @@ class Referee:
                 raise Refusal("S4", "a target was left unscored")
             child.stop()
             isolation, started = child.isolation, ready - child.began
-        if not about["learns"] and self.n_probes:
-            self.ask_alone(about, batches, nats)
+        if self.n_probes:
+            self.ask_blind(about, batches, nats)
         self.probes.settle()
         found = {"scorer": {k: safe(v, 200) if isinstance(v, str) else v for k, v in about.items()}, "isolation": isolation}
         return nats, found | {
@@ -528,20 +550,30 @@ class Referee:
                 prefix[0], again[at_g[0], at_g[1]].reshape(1), np.array([g]), "S2", "when the tokens after it were left out"
             )
 
-    def ask_alone(self, about: dict, batches: list, nats: np.ndarray) -> None:
-        """Ask a fresh process for a few windows, each alone: no batch mates, no earlier questions to remember."""
-        flat = [(int(start), length, last) for starts, length, last in batches for start in starts]
-        picks = self.random.sample(flat, min(2 * self.n_probes, len(flat)))
+    def ask_blind(self, about: dict, batches: list, nats: np.ndarray) -> None:
+        """Ask a fresh process for targets anywhere by the tokens before them alone, one by one. It learns the same stream, if the
+        submission learns, and is told a target only after it was asked: whatever the first one saw or remembered, this one cannot."""
+        ends = np.cumsum([len(starts) * last for starts, _, last in batches])
+        picks = self.random.sample(range(int(ends[-1])), min(BLIND * self.n_probes, int(ends[-1])))
+        asked: dict[int, list[int]] = {}
+        for pick in picks:
+            asked.setdefault(int(np.searchsorted(ends, pick, "right")), []).append(pick)
         with self.child() as child:
             if {k: v for k, v in child.start().items() if k != "device"} != {k: v for k, v in about.items() if k != "device"}:
                 raise Refusal("S5", "it describes itself otherwise when started again")
-            for start, length, last in picks:
-                starts = np.array([start])
-                answer = nats_of(self.ask_now(child, about, (starts, length, last)), self.targets(starts, length, last))
-                positions = starts[:, None] + np.arange(length - last, length)
-                self.probes.alone += 1
-                why = "when a fresh process is asked for its window alone (one that learns from what it has seen defines Scorer.learn)"
-                self.probes.compare(answer, nats[positions], positions, "S5", why)
+            for i in range(max(asked) + 1) if about["learns"] else asked:
+                starts, length, last = batches[i]
+                for pick in asked.get(i, []):
+                    row, inside = divmod(pick - (int(ends[i - 1]) if i else 0), last)
+                    start, seen = int(starts[row]), length - last + inside + 1
+                    child.ask(self.rows(starts[row : row + 1], seen), 1, start)
+                    at = np.array([start + seen - 1])
+                    answer = nats_of(child.answer(1, 1, about["vocab_size"]), self.tokens[at + 1][:, None])[0]
+                    self.probes.blind += 1
+                    self.probes.compare(answer, nats[at], at, "S2", "from that of a fresh process that had not seen its target")
+                    self.probes.drift.append(float(answer[0] - nats[at[0]]))
+                if about["learns"]:
+                    child.learn(self.rows(starts, length), self.targets(starts, length, last), int(starts[0]))
             child.stop()
 
 
@@ -553,6 +585,10 @@ def rescore(args: argparse.Namespace) -> dict:
         listed = "".join(f"\n  {f.line()}" for f in report.findings)
         raise NoReferee(f"{safe(args.folder)} has findings, which come first (--unchecked goes on all the same):{listed}")
     claim = report.claim
+    if not args.without_isolation:
+        for path in (args.data, args.tokenizer, ROOT / "data", ROOT / "records"):
+            if shown := next((p for p in (*SYSTEM_PATHS, *python_paths()) if Path(os.path.realpath(path)).is_relative_to(p)), ""):
+                raise NoReferee(f"{path} lies in {shown}, which a submission can read; move it, or the Python environment, elsewhere")
     sys.path.insert(0, str(ROOT))
     import train_gpt  # this repository's own, for its shards, byte table, audit and windows
 
@@ -574,6 +610,10 @@ def rescore(args: argparse.Namespace) -> dict:
         "runs": [],
         "violations": [],
     }
+    try:  # the text of the smoke corpus comes from installed packages, which a submission can read
+        smoke = bool(json.loads((Path(args.data) / "manifest.json").read_text(encoding="utf-8")).get("smoke"))
+    except (OSError, ValueError, AttributeError):
+        smoke = False
     mine = {"targets": len(tokens) - 1, "bytes": int(total), "sha256": train_gpt.sha256_of(tokens)}
     verdict["validation"] = mine
     for key, rule in (("sha256", "S7"), ("targets", "S7"), ("bytes", "S6")):
@@ -581,6 +621,8 @@ def rescore(args: argparse.Namespace) -> dict:
             verdict["violations"].append(
                 {"rule": rule, "what": f"claims {key} {claim['validation'][key]}; the validation stream here has {mine[key]}"}
             )
+    kinds = ["cpu"] if args.device == "cpu" else ["cpu", "auto"]
+    here = {train_gpt.resolve_device(train_gpt.load_settings([f"DEVICE={kind}"], {})).about()["device"] for kind in kinds}
     limits = DEFAULT_LIMITS | {"total_s": args.limit_s, "reply_s": args.reply_s, "memory_bytes": int(args.memory_gb * 2**30)}
     val_bytes = table.target_bytes(tokens[:-1], tokens[1:])
     for run in [] if verdict["violations"] else claim["runs"]:
@@ -609,8 +651,7 @@ def rescore(args: argparse.Namespace) -> dict:
             "verified_val_bpb": round(bpb, 8),
             "difference": round(bpb - run["val_bpb"], 8),
         } | found
-        same = found["scorer"].get("device", claim["device"]) == claim["device"]
-        row["allowed_difference"] = SAME_MACHINE_BPB if same else OTHER_MACHINE_BPB
+        row["allowed_difference"] = SAME_MACHINE_BPB if claim["device"] in here else OTHER_MACHINE_BPB
         if abs(bpb - run["val_bpb"]) > row["allowed_difference"]:
             what = f"verified val_bpb {bpb:.8f}, claimed {run['val_bpb']:.8f}; allowed difference {row['allowed_difference']:g}"
             verdict["violations"].append({"seed": run["seed"], "rule": "E5", "what": what})
@@ -620,7 +661,7 @@ def rescore(args: argparse.Namespace) -> dict:
     verdict["verified_val_bpb"] = round(sum(scores) / len(scores), 8) if scores else None
     verdict["complete"] = complete
     verdict["isolated"] = not args.without_isolation
-    verdict["verified"] = complete and not verdict["violations"] and not args.without_isolation
+    verdict["verified"] = complete and not verdict["violations"] and not args.without_isolation and not smoke
     verdict["digest"] = digest(verdict)
     return verdict
 
@@ -634,9 +675,9 @@ def say_verdict(verdict: dict) -> None:
             print(f"seed:{row['seed']} verified val_bpb:{row['verified_val_bpb']:.8f} claimed:{row['claimed_val_bpb']:.8f} "
                   f"difference:{row['difference']:+.8f} scoring_s:{row['scoring_s']}")  # fmt: skip
     for entry in verdict["violations"]:
-        print(f"REFUSED {entry['rule']}: {safe(entry['what'], 500)}" + (f" (seed {entry['seed']})" if "seed" in entry else ""))
+        print(f"REFUSED {safe(entry['rule'], 8)}: {safe(entry['what'], 500)}" + (f" (seed {entry['seed']})" if "seed" in entry else ""))
     if verdict["verified_val_bpb"] is not None and not verdict["violations"]:
-        word = "verified" if verdict["verified"] else "scored again, but not verified (seeds left out, or no isolation):"
+        word = "verified" if verdict["verified"] else "scored again, but not verified (seeds left out, no isolation, or the smoke corpus):"
         difference = verdict["verified_val_bpb"] - verdict["claimed_val_bpb"]
         print(f"{word} val_bpb:{verdict['verified_val_bpb']:.8f} claimed:{verdict['claimed_val_bpb']:.8f} difference:{difference:+.8f}")
 

@@ -3,8 +3,8 @@
 # Hardware: Linux for the isolation; as much computing as the submission's own scoring took.
 # Duration: 1.3 times the CPU seconds of --eval-only for 131,072 targets (2 CPU cores, 2026-11-21); less for more targets.
 # Example:  bash scripts/rescore.sh records/track_30min_2mb_local/2026-11-21_wider
-#           bash scripts/rescore.sh records/track_non_record/2026-11-21_cpu --data data/datasets/embedded_sp1024 \
-#                --tokenizer data/tokenizers/embedded_1024_bpe.model --json records/verified/2026-11-21_cpu.json --sign me
+#           bash scripts/rescore.sh records/track_non_record/2026-11-21_cpu --data DIR --tokenizer FILE.model \
+#                --json records/verified/2026-11-21_cpu.json --sign me
 # Exit status: 0 as claimed, 1 refused or not as claimed, 2 usage, no data, or no isolation to be had.
 set -euo pipefail
 

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 from folders import ROOT, make_folder
+from golf.child import Offences
 from golf.jail import libc
-from referee import DEFAULT_LIMITS, Child, NoReferee, Referee, Refusal, digest, nats_of
+from referee import DEFAULT_LIMITS, Child, NoReferee, Referee, Refusal, child_settings, digest, nats_of
 from referee import main as referee_main
 
 import train_gpt
@@ -120,7 +121,7 @@ def softmax_nats(logits, targets):
 def test_plain_scorer(score, stream):
     nats, found = score(SCORER)
     assert np.abs(nats - softmax_nats(table_of()[stream[:-1]], stream[1:])).max() < 1e-5
-    assert found["probes"]["future"] == 20 and found["probes"]["alone"] == 24 and found["probes"]["largest_move_nats"] < 1e-6
+    assert found["probes"]["future"] == 20 and found["probes"]["blind"] == 240 and found["probes"]["largest_move_nats"] < 1e-6
     assert any("network" in line for line in found["isolation"])
 
 
@@ -133,7 +134,7 @@ def test_score_first_learning(score, stream):
         want.append(softmax_nats(table_of()[stream[where]] + np.log(counts), stream[where + 1]))
         np.add.at(counts, stream[where + 1], 1)
     assert np.abs(nats - np.concatenate(want)).max() < 1e-4 and found["scorer"]["learns"]
-    assert found["probes"]["alone"] == 0 and found["probes"]["future"] > 0
+    assert found["probes"]["blind"] == 240 and found["probes"]["future"] > 0
 
 
 def test_input_side_hashes_are_legal(score):
@@ -207,6 +208,7 @@ def test_cheats(score, name):
         ("50, 8", "50, 0", "S3"),
         ("64, 16", "64, 65", "S4"),
         ("16, 50, 8", "16, 20, 8", "S3"),
+        ("64, 16, 50, 8", "65536, 16, 65536, 8", "S3"),
         ("seq_len, stride, vocab_size, windows = 64, 16, 50, 8", "seq_len = 3", "S1"),
     ],
 )
@@ -229,6 +231,71 @@ def test_another_self_in_a_fresh_process(score):
     body = "self.asked = getattr(self, 'asked', 0) + 1\nreturn out if self.asked > 3 else out * 2"
     with pytest.raises(Refusal, match="S[25]"):
         score(changed(body))
+
+
+REMEMBERS = """
+self.seen = getattr(self, 'seen', {})
+for row, answer in zip(tokens, out):
+    guess, key = np.append(row[1:], -1), row[: 64 - 16].tobytes()  # the targets, read off the window itself
+    if len(row) == 64 and key not in self.seen:
+        self.seen[key] = row.copy(), guess
+    if key in self.seen:  # asked again with another end: as before, up to where the question differs
+        old, said = self.seen[key]
+        n = min(len(row), len(old))
+        same = np.cumprod(row[:n] == old[:n]).astype(bool)
+        guess[:n][same] = said[:n][same]
+        at = np.flatnonzero(guess[-last:] >= 0)
+        answer[at, guess[-last:][at]] += 9.0
+return out"""
+
+
+@pytest.mark.parametrize("source", [SCORER, LEARNER.replace("50, 8", "50, 1")], ids=["plain", "learning"])
+def test_remembering_what_was_asked_beats_no_fresh_process(score, source):
+    """It looks at every target, and answers each repeated question as it did before: only a process that never saw the target tells."""
+    with pytest.raises(Refusal, match="S2: .*a fresh process that had not seen its target"):
+        score(changed(REMEMBERS, source), probes=4)
+
+
+def test_a_little_less_wherever_it_does_not_look_like_a_probe(score):
+    """Within what rounding may do to one score, but always in one direction."""
+    body = NEXT + "return out + (len(tokens) > 4) * 0.03 * (seen[..., None] == np.arange(50)) * (last > 1)"
+    with pytest.raises(Refusal, match="S2: targets cost 0.0.* more in the mean of 240"):
+        score(changed(body))
+
+
+def test_one_batch_of_all_windows(score):
+    with pytest.raises(Refusal, match="S2"):
+        score(changed(CHEATS["looks at the target"][1]).replace("50, 8", "50, 9999"), probes=2)
+
+
+def test_settings_bring_nothing_but_where_and_how_to_compute(tmp_path):
+    path = tmp_path / "settings.env"
+    path.write_text(
+        "# " + "QUJD" * 9999 + "\nDEVICE=cpu\nPRECISION=bf16\nTABLE=" + "A" * 9999 + "\nCOMPILE=" + "a" * 99 + "\nEVAL_BATCH_TOKENS=64\n"
+    )
+    assert child_settings(path) == "DEVICE=cpu\nPRECISION=bf16\nEVAL_BATCH_TOKENS=64\n"
+    assert child_settings(tmp_path / "none.env") == ""
+
+
+def test_a_submission_cannot_say_that_there_is_no_jail(stream, tmp_path):
+    """Words about the jail come from before the submission is loaded; its own do not count."""
+    frame = "import json, os, struct\ntext = json.dumps({'no_isolation': 'x', 'isolation': 5}).encode()\n"
+    body = frame + "for fd in range(3, 20):\n    try: os.write(fd, struct.pack('<IQ', len(text), 0) + text)\n    except OSError: pass"
+    (tmp_path / "train_gpt.py").write_text(started(body))
+    (tmp_path / "artifact.bin").write_bytes(b"abc")
+    with pytest.raises(Refusal, match="S3"):
+        Referee(stream, train_gpt.window_batches, LIMITS, 2, isolate=False).score(tmp_path)
+
+
+def test_a_library_may_live_below_any_name():
+    said = []
+    hook = Offences(0, "", ["/scratch"], ["/home/x/fineweb_lab/.venv"])
+    hook.offend, hook.armed = lambda *words: said.append(words), True
+    hook("open", ("/home/x/fineweb_lab/.venv/lib/numpy/version.py", "r", 0))
+    hook("open", ("/home/x/fineweb_lab/code.py", "r", 0))
+    assert not said
+    hook("open", ("/home/x/fineweb_val_000000.bin", "r", 0))
+    assert said[0][0] == "B2"
 
 
 # Attacks on the machine -----------------------------------------------------------------------------------------------
@@ -381,6 +448,7 @@ def test_softmax():
         torch.from_numpy(logits).double().flatten(0, 1), torch.from_numpy(targets).flatten(), reduction="none"
     )
     assert np.allclose(nats_of(logits, targets).reshape(-1), want.numpy(), rtol=1e-5, atol=1e-5)
+    assert np.allclose(nats_of(np.full((1, 1, 50), 1e9, np.float32), np.zeros((1, 1), int)), np.log(50))  # 1e9 + log(50) is 1e9
     spoilt = logits.copy()
     spoilt[1, 2, targets[1, 2]] = -np.inf
     with pytest.raises(Refusal, match="S3"):
@@ -423,7 +491,7 @@ def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, str
     assert np.abs(nats - want).max() < 1e-4 and abs(nats.mean() - want.mean()) < 1e-6
     learns = bool(share or orders)
     assert found["scorer"]["learns"] == learns and (found["scorer"]["windows"] == 1) == learns
-    assert found["probes"]["future"] >= 6 and (found["probes"]["alone"] > 0) == (not learns)
+    assert found["probes"]["future"] >= 6 and found["probes"]["blind"] == 80
     assert found["probes"]["largest_move_nats"] < 1e-6
 
 
@@ -551,6 +619,23 @@ def test_a_score_that_is_not_the_artifacts(record, tiny, tmp_path, capsys, monke
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert status == 1 and not verdict["verified"] and verdict["violations"][0]["rule"] == "E5"
     assert "claimed" in verdict["violations"][0]["what"]
+
+
+def test_data_that_the_submission_could_read(record, tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("referee.python_paths", lambda: [str(tiny.folder.parent)])
+    assert rescore(record, tiny, tmp_path / "v.json") == 2
+    assert "which a submission can read" in capsys.readouterr().err
+
+
+def test_the_smoke_corpus_verifies_nothing(record, tiny, tmp_path, capsys):
+    copy = tmp_path / "data"
+    shutil.copytree(tiny.folder, copy)
+    (copy / "manifest.json").write_text('{"smoke": true}')
+    status = rescore(record, tiny._replace(folder=copy), tmp_path / "v.json")
+    if status == 2:
+        pytest.skip(capsys.readouterr().err)
+    assert status == 0 and not json.loads((tmp_path / "v.json").read_text())["verified"]
+    assert "not verified" in capsys.readouterr().out
 
 
 def test_other_validation_tokens(record, tiny, tmp_path, capsys):

@@ -65,11 +65,11 @@ class Offences:
         "sys.setprofile",
     )
     MEMORY = re.compile(r"/proc/(\d+|self|thread-self)/(mem|maps|smaps|pagemap|environ|fd|fdinfo|task|cwd|root|auxv|syscall|stack)\b")
-    DATA = re.compile(r"_(val|train)_\d*[^/]*\.bin$|fineweb", re.IGNORECASE)
+    DATA = re.compile(r"_(val|train)_\d*[^/]*\.bin$|fineweb[^/]*$", re.IGNORECASE)
 
-    def __init__(self, reply: int, source: str, writable: list[str]):
+    def __init__(self, reply: int, source: str, writable: list[str], readable: list[str]):
         self.reply, self.source, self.armed = reply, source, False
-        self.writable = tuple(writable)
+        self.writable, self.libraries = tuple(writable), tuple(f"{path}/" for path in readable)
         self.getframe, self.exit, self.write = sys._getframe, os._exit, write_message
         self.compiles = False  # torch.compile starts compilers
 
@@ -107,7 +107,7 @@ class Offences:
             whole = os.path.normpath(os.path.join("/scratch", path))
             if self.MEMORY.match(whole) and self.from_submission(3):
                 self.offend("S5", f"opens {whole}, a process's memory")
-            if self.DATA.search(whole) and not whole.startswith("/submission"):
+            if self.DATA.search(whole) and not whole.startswith(("/submission", *self.libraries)):
                 self.offend("B2", f"opens {whole}, which is data")
             if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not whole.startswith(self.writable) and self.from_submission(3):
                 self.offend("B2", f"writes to {whole}, outside its scratch folder")
@@ -279,7 +279,7 @@ def load(spec: dict) -> tuple[object, dict]:
     return scorer, about | {key: str(value)[:200] for key, value in getattr(scorer, "about", {}).items()}
 
 
-def serve(requests: int, reply: int, spec: dict, active: list[str]) -> None:
+def serve(requests: int, reply: int, spec: dict) -> None:
     import numpy as np
 
     originals = watched()
@@ -287,14 +287,14 @@ def serve(requests: int, reply: int, spec: dict, active: list[str]) -> None:
     def patched() -> str:
         return ", ".join(name for name, function in watched().items() if function is not originals[name])
 
-    hook = Offences(reply, str(Path(spec["inside"]) / "train_gpt.py"), [spec["scratch"], "/dev/null", "/dev/shm"])
+    hook = Offences(reply, str(Path(spec["inside"]) / "train_gpt.py"), [spec["scratch"], "/dev/null", "/dev/shm"], spec["readable"])
     hook.compiles = spec["compiles"]
     sys.addaudithook(hook)
     hook.armed = True
     scorer, about = load(spec)
     if names := patched():
         hook.offend("C1", f"replaces {names}")
-    write_message(reply, {"ready": about, "isolation": active})
+    write_message(reply, {"ready": about})
     while True:
         head, payload = read_message(requests)
         if head["do"] == "stop":
@@ -321,7 +321,7 @@ def main() -> None:
 
     requests, reply = os.dup(0), os.dup(1)
     try:
-        active = jail.enter(spec)
+        write_message(reply, {"isolation": jail.enter(spec)})  # before anything of the submission's can speak
     except OSError as e:
         write_message(reply, {"no_isolation": str(e)})
         os._exit(8)
@@ -332,7 +332,7 @@ def main() -> None:
     os.dup2(null, 0)
     os.dup2(2, 1)  # what the submission prints goes where the parent keeps it as untrusted text
     try:
-        serve(requests, reply, spec, active)
+        serve(requests, reply, spec)
     except BaseException as e:  # everything, so that the parent learns why, MemoryError and SystemExit included
         write_message(reply, {"failed": f"{type(e).__name__}: {e}"[:2000]})
         os._exit(7)
