@@ -478,8 +478,9 @@ def rotary_table(length: int, head_dim: int, base: float, device: torch.device) 
     return angle.cos().float().to(device), angle.sin().float().to(device)
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the two halves of each head, a and b, by its position: (B, H, T, head_dim) -> a cos - b sin, b cos + a sin."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # the roll makes it b, a; a `cat` of rotated halves would take two CUDA kernels more
-    return x * torch.cat((cos, cos), -1) + torch.roll(x, x.size(-1) // 2, -1) * torch.cat((-sin, sin), -1)
+    swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # b, a; a `cat` of rotated halves takes two CUDA kernels more
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return x * torch.cat((cos, cos), -1) + swapped * torch.cat((-sin, sin), -1)
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Causal attention, (B, heads, T, head_dim); in a window, a position sees itself and the window - 1 before it."""
