@@ -862,7 +862,7 @@ def rans_encode(raw: bytes, parts: list) -> bytes:
     frequency[np.arange(RANS_TABLES), n.argmax(1)] += 65536 - frequency.sum(1)
     f, before = frequency.ravel(), (np.cumsum(frequency, 1) - frequency).ravel()
     state, words = np.full(RANS_LANES, RANS_LOW, "<i8"), []
-    for at in range((len(entry) - 1) // RANS_LANES * RANS_LANES, -1, -RANS_LANES):
+    for at in reversed(range(0, len(entry), RANS_LANES)):
         e, x = entry[at : at + RANS_LANES], state[: len(entry) - at]
         full = np.flatnonzero(x >= f[e] * RANS_LOW)
         words.append(x[full].astype("<u2").tobytes())
