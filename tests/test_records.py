@@ -8,12 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from folders import NO_PINS, OPEN, RECORD, ROOT, TYPED, check, edit, finish_texts, make_folder, reseed, tracks
 from golf import schema, source, stats
 from golf.records import NUMBERS_BEGIN, load_pins
-from golf.runs import LogError, RunError, parse_log, read_run
+from golf.runs import LogError, RunError, pairs, parse_log, read_run
 from make_record import make
 
 SCHEMA = json.loads((ROOT / "docs" / "submission_schema.json").read_text())
@@ -219,6 +220,13 @@ def test_a_log_without_one_of_its_lines_is_incomplete(finished):
         kept = "\n".join(line for line in text.splitlines() if not line.startswith(start))
         with pytest.raises(LogError):
             parse_log(kept)
+
+
+def test_a_line_of_many_words_takes_no_longer_than_its_length():
+    began = time.process_time()
+    found = pairs("x:1" + " a" * 600_000 + " y: b")
+    assert time.process_time() - began < 5 and found["x"] == "1" + " a" * 600_000 and found["y"] == "b"
+    assert pairs("a b:c d: e f b:g") == {"b": "g", "d": "e f"}
 
 
 def test_statistics():

@@ -70,14 +70,14 @@ class LogFacts:
 
 def pairs(text: str) -> dict[str, str]:
     """`key:value key:value` to a dict; words without a colon belong to the value before them."""
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     key = ""
     for word in text.split():
         if m := PAIR.fullmatch(word):
-            key, found[m[1]] = m[1], m[2]
+            key, found[m[1]] = m[1], [m[2]]
         elif key:
-            found[key] = f"{found[key]} {word}".strip()
-    return found
+            found[key].append(word)
+    return {key: " ".join(words).strip() for key, words in found.items()}
 
 
 def numbers(text: str) -> dict[str, float]:
@@ -138,7 +138,7 @@ def parse_log(text: str) -> LogFacts:
         "data val_targets": {"val_targets", "val_bytes"} <= by_label.get("data", {}).keys(),
         "data val_tokens_sha256": {"val_tokens_sha256", "tokenizer_sha256"} <= hashes.keys(),
         **{name: about.get(name) for name in ABOUT},
-        **{f"{name}:<number>": about.get(name, "").isdecimal() for name in ("seed", "devices")},
+        **{f"{name}:<number>": re.fullmatch("[0-9]{1,15}", about.get(name, "")) for name in ("seed", "devices")},
         "trained": {"steps", "tokens", "train_s"} <= by_label.get("trained", {}).keys(),
         "size": {"code_bytes", "model_bytes", "total_bytes", "cap_bytes"} <= by_label.get("size", {}).keys(),
         "size artifact_sha256": "artifact_sha256" in about,
