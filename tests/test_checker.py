@@ -22,6 +22,7 @@ import zlib
 import pytest
 from folders import NO_PINS, OPEN, RECORD, ROOT, check, edit, make_folder, reseal, reseed, rules_of, tracks
 from golf import source, texts
+from golf.records import read_logs, settings_text
 from golf.rules import check_folder
 
 import train_gpt
@@ -104,6 +105,25 @@ def grow(folder, size):
     path.write_bytes(b"\1" * size)
     log(folder, (r"model_bytes:\d+ total_bytes:\d+ cap", f"model_bytes:{size} total_bytes:{code + size} cap"), name="train_seed8.log")
     log(folder, (r"^(total_submission_size_quant_\w+): \d+", rf"\1: {code + size}"), name="train_seed8.log")
+
+
+def reseeded(folder, seed, other):
+    """The log and artifact of one seed, as those of another."""
+    log(folder, ("^setting SEED=.*", f"setting SEED={other} from:x"), ("^seed:.*", f"seed:{other}"), name=f"train_seed{seed}.log")
+    for name in (f"train_seed{seed}.log", f"artifact_seed{seed}.bin"):
+        (folder / name).rename(folder / name.replace(seed, other))
+
+
+def same_run(folder, seed, other):
+    """One seed's log and artifact in place of another's, with nothing but the seed changed."""
+    for name in (f"train_seed{seed}.log", f"artifact_seed{seed}.bin"):
+        shutil.copy(folder / name, folder / name.replace(seed, other))
+    log(folder, ("^setting SEED=.*", f"setting SEED={other} from:x"), ("^seed:.*", f"seed:{other}"), name=f"train_seed{other}.log")
+
+
+def add_settings(folder, **settings):
+    all_logs(folder, ("^(setting SEED=)", "".join(f"setting {key}={value} from:x\n" for key, value in settings.items()) + r"\1"))
+    (folder / "settings.env").write_text(settings_text(read_logs(folder, "train")["train.log"]))
 
 
 def spans(folder, **seconds):
@@ -264,7 +284,16 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
      lambda f: log(f, ("^setting MATRIX_LR=\\S+", "setting MATRIX_LR=0.5"), name="train_seed8.log")),
     ("other data for one seed", "E2", "other hashes",
      lambda f: log(f, (r"tokenizer_sha256:\w+", "tokenizer_sha256:" + "1" * 64), name="train_seed8.log")),
+    ("the same seed in other digits", "E2", "7, 07, 9", lambda f: reseeded(f, "8", "07")),
+    ("one run under two seeds", "E2", "an artifact of its own", lambda f: same_run(f, "8", "9")),
     ("settings that build another model", "E1", "NUM_LAYERS=3", lambda f: edit(f / "settings.env", ("NUM_LAYERS=2", "NUM_LAYERS=3"))),
+    ("a table in a comment of the settings", "E1", "settings.env:",
+     lambda f: (f / "settings.env").write_text((f / "settings.env").read_text() + "# " + "x" * 100)),
+    ("a large settings file", "B2", "at most 8192",
+     lambda f: (f / "settings.env").write_text((f / "settings.env").read_text() + "# " + "x" * 8192)),
+    ("a setting that stands twice", "E1", "settings.env:", lambda f: edit(f / "settings.env", ("^(NUM_LAYERS=2)$", r"\1\n\1"))),
+    ("a table as a setting", "B2", "TABLE of 201 characters", lambda f: add_settings(f, TABLE="x" * 201)),
+    ("many settings", "B2", "at most 8192", lambda f: add_settings(f, **{f"TABLE{i}": "x" * 199 for i in range(40)})),
     # lanes
     ("a CPU in the record lane", "L1", "device:CPU", lambda f: all_logs(f, ("^device:.*", "device:CPU, 2 threads"))),
     ("several devices", "L1", "devices:8", lambda f: all_logs(f, ("^devices:.*", "devices:8"))),
@@ -275,6 +304,9 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
     ("a folder inside", "E1", "no folders", lambda f: ((f / "more").mkdir(), (f / "more" / "weights.bin").write_text("x")), False),
     ("a pickle under another name", "B2", "a pickle", lambda f: (f / "notes.dat").write_bytes(pickle.dumps([1, 2]))),
     ("a torch checkpoint", "B2", "torch.save", torch_checkpoint),
+    ("a side file", "B2", "a file that no record has", lambda f: (f / "weights.dat").write_bytes(bytes(1000))),
+    ("an artifact that no log made", "B2", "a file that no record has", lambda f: (f / "artifact_seed5.bin").write_bytes(bytes(1000))),
+    ("a log of no run of the record", "B2", "a file that no record has", lambda f: (f / "train_other.log").write_text("x")),
     ("a named pipe", "E1", "neither file nor folder", lambda f: os.mkfifo(f / "pipe"), False),
     # code
     ("network in the source", "B2", "network", lambda f: add_code(f, "import urllib.request")),

@@ -13,9 +13,11 @@ import time
 import pytest
 from folders import NO_PINS, OPEN, RECORD, ROOT, TYPED, check, edit, finish_texts, make_folder, reseed, tracks
 from golf import schema, source, stats
-from golf.records import NUMBERS_BEGIN, load_pins
-from golf.runs import LogError, RunError, pairs, parse_log, read_run
+from golf.records import NUMBERS_BEGIN, load_pins, settings_text
+from golf.runs import PRIVATE_SETTINGS, LogError, RunError, pairs, parse_log, read_run
 from make_record import make
+
+import train_gpt
 
 SCHEMA = json.loads((ROOT / "docs" / "submission_schema.json").read_text())
 
@@ -38,6 +40,17 @@ def test_one_run(finished, tmp_path):
     assert claim["validation"]["sha256"] == result["data_hashes"]["val_tokens_sha256"]
     assert {entry["path"] for entry in claim["files"]} == {"train_gpt.py", "settings.env", "train.log", "artifact.bin"}
     assert "NUM_LAYERS=2\n" in (folder / "settings.env").read_text() and "SEED" not in (folder / "settings.env").read_text()
+
+
+def test_settings_are_written_as_the_trainer_writes_them(finished):
+    """What the trainer reads back is what the log says, odd spaces included."""
+    text = (finished[0] / "train.log").read_text()
+    assert "\nsetting AUX_VAL= from:" in text
+    facts = parse_log(text.replace("\nsetting AUX_VAL= from:", "\nsetting AUX_VAL=a=/x y #1/z*.bin from:"))
+    settings = train_gpt.Settings([x for x in train_gpt.SETTINGS if x.name not in PRIVATE_SETTINGS])
+    for name, value in facts.shared_settings().items():
+        settings.set(name, value, "the log")
+    assert settings.as_env() == settings_text(facts) and 'AUX_VAL="a=/x y #1/z*.bin"\n' in settings_text(facts)
 
 
 def test_several_seeds_and_a_control(seeds, finished, tmp_path):

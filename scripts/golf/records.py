@@ -25,6 +25,7 @@ TYPED = ("title", "author", "summary")  # the only fields a person writes
 TRACKS = ("track_30min_2mb_local", "track_non_record")
 NAME = re.compile(r"(\d{4}-\d{2}-\d{2})_[a-z0-9][a-z0-9._-]{0,79}")
 MAX_FILE_BYTES, MAX_FILES = 16_000_000, 64
+MAX_SETTINGS_BYTES, MAX_SETTING = 8192, 200  # settings.env is not counted in the bytes, so there must be no room in it
 REQUIRED = ("README.md", "submission.json", "train.log", "train_gpt.py")
 UNHASHED = ("README.md", "submission.json")
 NUMBERS_BEGIN, NUMBERS_END = "<!-- numbers: begin -->", "<!-- numbers: end -->"
@@ -76,12 +77,15 @@ def folder_files(folder: Path) -> list[str]:
 
 
 def settings_text(facts: LogFacts) -> str:
-    return "".join(f"{key}={value}\n" for key, value in facts.shared_settings().items())
+    """settings.env, as the trainer writes one: a value that would lose something when read back stands in quotes."""
+    shared = facts.shared_settings()
+    odd = {key: f'"{value}"' for key, value in shared.items() if re.search(r"""^[\s"']|[\s"']$|\s#""", value)}
+    return "".join(f"{key}={value}\n" for key, value in (shared | odd).items())
 
 
 def ordered_logs(folder: Path, stem: str) -> list[Path]:
     """train.log, then train_seed<N>.log by N. `stem`: train or control."""
-    others = [(int(m[1]), p) for p in folder.glob(f"{stem}_seed*.log") if (m := re.fullmatch(rf"{stem}_seed(\d+)\.log", p.name))]
+    others = [(int(m[1]), p) for p in folder.glob(f"{stem}_seed*.log") if (m := re.fullmatch(rf"{stem}_seed([0-9]{{1,15}})\.log", p.name))]
     first = folder / f"{stem}.log"
     return ([first] if first.is_file() else []) + [p for _, p in sorted(others)]
 

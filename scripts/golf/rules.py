@@ -6,6 +6,7 @@ Rule ids are those of docs/track_spec.md. A Finding breaks a rule; a note tells 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from golf import artifacts, schema, source
 from golf.records import (
     MAX_FILE_BYTES,
     MAX_FILES,
+    MAX_SETTING,
+    MAX_SETTINGS_BYTES,
     NAME,
     NUMBERS_BEGIN,
     NUMBERS_END,
@@ -134,6 +137,9 @@ def check_files(report: Report) -> bool:
         else:
             if any(part.startswith(".") for part in Path(name).parts):
                 report.find(name, "E1", "a hidden file", "no hidden files", "remove it")
+            elif not belongs(name, names):
+                allowed = "README.md, submission.json, sources, settings.env, train and control logs, an artifact of each train log"
+                report.find(name, "B2", "a file that no record has", allowed, "remove it; what it says can stand in README.md")
             if path.stat().st_size > MAX_FILE_BYTES:
                 report.find(
                     name, "E1", f"{path.stat().st_size} bytes", f"at most {MAX_FILE_BYTES}", "leave it out; a record needs no such file"
@@ -148,6 +154,14 @@ def check_files(report: Report) -> bool:
             report.find(name, "E1", "missing", "there", REMAKE)
             good = False
     return good
+
+
+def belongs(name: str, names: list[str]) -> bool:
+    """Whether a record folder with these files may hold this one: its bytes are counted, or the checks know what stands in it."""
+    if artifact := re.fullmatch(r"artifact(_seed[0-9]{1,15})?\.bin", name):
+        return f"train{artifact[1] or ''}.log" in names
+    log = re.fullmatch(r"(train|control)(_seed[0-9]{1,15})?\.log", name)
+    return bool(log) or name in (*REQUIRED, "train_gpt_source.py", "settings.env")
 
 
 def check_texts(report: Report) -> None:
@@ -506,8 +520,13 @@ def check_artifact(report: Report, log_name: str, f: LogFacts, codecs: tuple[str
 def check_seeds(report: Report, logs: dict[str, LogFacts], track: Track) -> None:
     first_name, first = next(iter(logs.items()))
     seeds = [f.about["seed"] for f in logs.values()]
-    if len(set(seeds)) < len(seeds):
+    if len({int(seed) for seed in seeds}) < len(seeds):
         report.find("submission.json", "E2", f"seeds {', '.join(seeds)}", "different seeds", "one log per seed")
+    made: dict[str, str] = {}
+    for name, f in logs.items():
+        if (other := made.setdefault(f.about["artifact_sha256"], name)) != name:
+            found = f"artifact_sha256:{f.about['artifact_sha256'][:16]}, as in {other}"
+            report.find(name, "E2", found, "an artifact of its own for each seed", "run each seed; one run is one seed")
     if len(logs) < track.seeds:
         report.find(
             "submission.json", "E2", f"{len(logs)} seeds", f"at least {track.seeds}", "run more seeds with the same source and settings"
@@ -539,14 +558,22 @@ def check_settings(report: Report, logs: dict[str, LogFacts]) -> None:
     if not path.is_file():
         report.find(path.name, "E1", "missing", "the settings that rebuild the model", REMAKE)
         return
+    for key, value in first.shared_settings().items():
+        if len(value) > MAX_SETTING:
+            fix = f"run with a shorter {safe(key, 80)}; settings.env is no place for data, since its bytes are not counted"
+            report.find("train.log", "B2", f"{safe(key, 80)} of {len(value)} characters", f"at most {MAX_SETTING}", fix)
+    if (size := path.stat().st_size) > MAX_SETTINGS_BYTES:
+        fix = "fewer and shorter settings; it is no place for data, since its bytes are not counted"
+        report.find(path.name, "B2", f"{size} bytes", f"at most {MAX_SETTINGS_BYTES}", fix)
     try:
-        lines = dict(line.split("=", 1) for line in read_text(path).splitlines() if "=" in line)
+        lines = read_text(path).split("\n")
     except TextError:
         return
-    want = dict(line.split("=", 1) for line in settings_text(first).splitlines())
-    for key in sorted(want.keys() | lines.keys()):
-        if want.get(key) != lines.get(key):
-            report.find(path.name, "E1", f"{key}={lines.get(key)}", f"{want.get(key)}, as train.log says", REMAKE)
+    for number, (line, want) in enumerate(itertools.zip_longest(lines, settings_text(first).split("\n")), 1):
+        if line != want:
+            got, allowed = ("no line" if text is None else f"`{safe(text, 120)}`" for text in (line, want))
+            report.find(f"{path.name}:{number}", "E1", got, f"{allowed}, as the settings of train.log give it", REMAKE)
+            break
 
 
 def check_readme(report: Report, claim: dict | None) -> None:
