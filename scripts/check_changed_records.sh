@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Purpose:  checks the record folders that differ between two commits, as the workflow for pull requests does. The
-#           folders are taken out of git as data; nothing of them is run.
+# Purpose:  checks the record folders that differ between two commits, as the workflow for pull requests does, and
+#           that their dates are neither in the future nor, in the record track, that of a record in BASE or earlier.
+#           The folders are taken out of git as data; nothing of them is run.
 # Hardware: any; Python 3.11 or newer, no packages.
 # Example:  bash scripts/check_changed_records.sh origin/main HEAD
 # Exit status: 0 all clean, 1 findings, 2 usage.
@@ -16,6 +17,9 @@ trap 'rm -rf "$work"' EXIT
 
 export GIT_INDEX_FILE="$work/index"
 git -C "$root" read-tree "$2"
+
+# A record takes its place by its date, so a new one is dated later than those that stand.
+standing="$(git -C "$root" ls-tree --name-only "$1" records/track_30min_2mb_local/)"
 
 status=0
 folders=()
@@ -44,7 +48,9 @@ for folder in ${folders[@]+"${folders[@]}"}; do
   fi
   # Not by git archive, from which a .gitattributes of the folder's own could hide files.
   git -C "$root" ls-files -z -- "$folder" | git -C "$root" checkout-index -z --stdin --prefix="$work/tree/"
-  bash "$root/scripts/check_submission_folder.sh" "$work/tree/$folder" || status=1
+  newest="$(printf '%s\n' "$standing" | grep -vxF "$folder" |
+    sed -n 's|.*/\([0-9]\{4\}-[0-9][0-9]-[0-9][0-9]\)_.*|\1|p' | sort | tail -n 1 || true)"
+  bash "$root/scripts/check_submission_folder.sh" "$work/tree/$folder" --proposed "${newest:-none}" || status=1
 done
 echo "checked ${#folders[@]} changed record folders"
 exit "$status"

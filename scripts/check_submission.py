@@ -1,6 +1,6 @@
 """Check record folders against the rules of docs/track_spec.md.
 
-    bash scripts/check_submission_folder.sh DIR [DIR ...] [--json] [--rescore]
+    bash scripts/check_submission_folder.sh DIR [DIR ...] [--json] [--rescore] [--proposed DATE]
 
 Every claim of submission.json is derived again from logs and files. Each finding names file, rule, what was measured, what is
 allowed and how to mend it. The submission's code is read and compiled, never run; --rescore hands a clean folder to the referee
@@ -12,20 +12,24 @@ Exit status: 0 clean, 1 findings, 2 usage. Standard library only.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-from golf.records import ROOT
-from golf.rules import Report, check_folder
+from golf.records import ROOT, is_date
+from golf.rules import Report, check_date, check_folder
 from golf.texts import safe
 
 
-def check(folder: Path) -> Report:
-    """check_folder, with whatever a folder made it stumble over as a finding too."""
+def check(folder: Path, proposed: str = "") -> Report:
+    """check_folder, with whatever a folder made it stumble over as a finding too. proposed: see the option."""
     try:
-        return check_folder(folder)
+        report = check_folder(folder)
+        if proposed:
+            check_date(report, "" if proposed == "none" else proposed, datetime.datetime.now(datetime.UTC).date())
+        return report
     except Exception as e:  # a stranger's folder must not end the check of the others
         report = Report(folder)
         report.find(folder.name, "E1", f"unreadable ({type(e).__name__}: {e})", "a folder as make_record.sh writes it", "make it again")
@@ -49,11 +53,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--json", action="store_true", help="one JSON list on standard output")
     parser.add_argument("--rescore", action="store_true", help="score clean folders again with the referee's defaults")
+    parser.add_argument("--proposed", metavar="DATE", help="check dates too; DATE: that of the newest record that stands, or none")
     args = parser.parse_args(argv)
+    if args.proposed and args.proposed != "none" and not is_date(args.proposed):
+        parser.error(f"--proposed {args.proposed} is no date; give YYYY-MM-DD, or none while there is no record")
     for folder in args.folders:
         if not folder.exists() and not folder.is_symlink():
             parser.error(f"there is no {folder}")
-    reports = [check(folder) for folder in args.folders]
+    reports = [check(folder, args.proposed) for folder in args.folders]
     status = int(any(report.findings for report in reports))
     if args.json:
         print(json.dumps([report.as_json() for report in reports], indent=1))

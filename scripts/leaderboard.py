@@ -7,6 +7,8 @@ Every folder is checked first; one with findings is left out and named. A new re
 token at p < 0.01 (docs/track_spec.md, E3); the table says so, or why not. The verified mark comes from records/verified/<name>.json,
 which the referee writes, and holds only for the very files it saw.
 
+Of the open lane README.md names the best whose text is one of those in scripts/golf/pins.json.
+
 In README.md the table stands between the lines `<!-- leaderboard: begin -->` and `<!-- leaderboard: end -->`.
 Exit status: 0 done, 1 out of date or folders with findings, 2 usage. Standard library only.
 """
@@ -21,7 +23,7 @@ import math
 import sys
 from pathlib import Path
 
-from golf.records import NAME, ROOT, TRACK, Track, digest
+from golf.records import NAME, ROOT, TRACK, Track, digest, load_pins
 from golf.rules import check_folder
 from golf.runs import sha256_of
 from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, welch_p
@@ -38,6 +40,7 @@ class Entry:
     folder: Path
     claim: dict
     verified: str  # "" or the date of the verdict
+    pinned: bool = False  # scored on text whose hash is pinned
     standing: str = ""  # what the comparison with the best before it says
     record: bool = False
 
@@ -73,6 +76,8 @@ def verified_on(records: Path, folder: Path, claim: dict) -> str:
 def read_records(records: Path, tracks: dict[str, Track] = TRACK, pins: dict | None = None) -> tuple[list[Entry], list[str]]:
     """(entries of clean folders, why others were left out)."""
     entries, left_out = [], []
+    pins = load_pins() if pins is None else pins
+    known = {pin["sha256"] for pin in pins["validation"]}
     for track in tracks:
         for folder in sorted((records / track).glob("*")) if (records / track).is_dir() else []:
             if not folder.is_dir() or not NAME.fullmatch(folder.name):
@@ -82,7 +87,8 @@ def read_records(records: Path, tracks: dict[str, Track] = TRACK, pins: dict | N
                 rules = ", ".join(sorted({f.rule for f in report.findings}))
                 left_out.append(f"{track}/{folder.name}: {len(report.findings)} findings ({rules}); check_submission_folder.sh names them")
             else:
-                entries.append(Entry(folder, report.claim, verified_on(records, folder, report.claim)))
+                pinned = report.claim["validation"]["sha256"] in known
+                entries.append(Entry(folder, report.claim, verified_on(records, folder, report.claim), pinned))
     return entries, left_out
 
 
@@ -128,7 +134,7 @@ def cell(value: object) -> str:
 
 def readme_table(entries: list[Entry]) -> str:
     best = ranked(entries, RECORD)
-    open_lane = ranked(entries, OPEN)
+    open_lane = [e for e in ranked(entries, OPEN) if e.pinned]
     lines = []
     if best:
         lines += [
@@ -153,8 +159,8 @@ def readme_table(entries: list[Entry]) -> str:
         )
     if open_lane:
         c = open_lane[0].claim
-        lines += ["", f"Open hardware, best of {len(open_lane)}: {c['val_bpb']:.4f} on {c['validation']['targets']:,} targets, "
-                  f"[{cell(c['title'])}]({open_lane[0].where}), {cell(c['device'])}."]  # fmt: skip
+        lines += ["", f"Open hardware, best of {len(open_lane)} scored on pinned text: {c['val_bpb']:.4f} on "
+                  f"{c['validation']['targets']:,} targets, [{cell(c['title'])}]({open_lane[0].where}), {cell(c['device'])}."]  # fmt: skip
     lines += ["", "All of them, sortable: [docs/leaderboard.html](docs/leaderboard.html)."]
     return "\n".join([BEGIN, *lines, END])
 

@@ -18,7 +18,7 @@ from golf.records import TRACK, Track, derive, numbers_table, read_logs  # noqa:
 from golf.rules import Report, check_folder  # noqa: E402
 
 TYPED = {"title": "A tiny one", "author": "someone", "summary": "Nothing but a test."}
-NO_PINS = {"record_validation": None, "validation": [], "train_shards": {}}
+NO_PINS = {"tokenizer": None, "record_validation": None, "validation": [], "train_shards": {}}
 RECORD, OPEN = "track_30min_2mb_local", "track_non_record"
 
 

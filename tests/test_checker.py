@@ -76,7 +76,8 @@ def data_of(folder):
 def pins_of(folder):
     pin = data_of(folder)
     shards = dict(re.findall(r"(\S+\.bin):([0-9a-f]{64})", (folder / "train.log").read_text()))
-    return {"record_validation": pin["sha256"], "validation": [pin], "train_shards": shards}
+    tokenizer = re.search(r"tokenizer_sha256:(\w+)", (folder / "train.log").read_text())[1]
+    return {"tokenizer": tokenizer, "record_validation": pin["sha256"], "validation": [pin], "train_shards": shards}
 
 
 def add_code(folder, line):
@@ -233,6 +234,8 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
      lambda f: all_logs(f, (r"val_tokens_sha256:\w+", "val_tokens_sha256:" + "ab" * 32))),
     ("validation shard among the training shards", "D1", "training shard",
      lambda f: all_logs(f, (r"(_train_\d+\.bin):\w+", r"\1:" + data_of(f)["sha256"]))),
+    ("training on a validation shard by name", "D1", "among the training shards",
+     lambda f: all_logs(f, (r"_train_(\d+\.bin):", r"_val_\1:"))),
     ("training shards that nobody published", "D2", "train_000", lambda f: all_logs(f, (r"(_train_\d+\.bin):\w+", r"\1:" + "cd" * 32))),
     # 3. double scoring
     ("tail windows scored again", "S4", "scored_tokens", lambda f: rescored(f, tokens=TARGETS + 960)),
@@ -432,6 +435,34 @@ def test_open_lane_takes_any_machine(finished, tmp_path):
     assert rules_of(check(folder)) == {"B1"}
 
 
+def test_open_lane_names_text_and_tokenizer_that_are_not_pinned(finished, tmp_path):
+    folder = make_folder(tmp_path / "records", [finished[0]], OPEN)
+    pins = pins_of(folder)
+    assert not check(folder, pins).notes
+    log(folder, (r"val_tokens_sha256:\w+", "val_tokens_sha256:" + "ab" * 32), (r"tokenizer_sha256:\w+", "tokenizer_sha256:" + "cd" * 32))
+    log(folder, (r"^step:.*\n", ""))
+    reseal(folder)
+    report = check(folder, pins)
+    assert not report.findings and len(report.notes) == 3
+    for words in ("val_tokens_sha256:abababab", "tokenizer_sha256:cdcdcdcd", "no step line"):
+        assert any(words in note for note in report.notes), words
+
+
+def test_open_lane_keeps_its_own_clock(finished, tmp_path):
+    """Any limit, but training ends near it, and export may take what it takes."""
+    run = reseed(finished[0], tmp_path / "run", 3, 0.0)
+    edit(run / "train.log", (r"^setting MAX_WALLCLOCK_SECONDS=\S+", "setting MAX_WALLCLOCK_SECONDS=600.0"))
+    folder = make_folder(tmp_path / "records", [run], OPEN)
+    for seconds, rules in ((665.9, set()), (666.1, {"C3"}), (5974.0, {"C3"})):
+        changes = (
+            (r"^trained (.*) train_s:\S+", rf"trained \1 train_s:{seconds}"),
+            (r" train_s:\S+( export_s:)\S+", rf" train_s:{seconds}\g<1>99"),
+        )
+        log(folder, *changes)
+        reseal(folder)
+        assert rules_of(check(folder)) == rules, seconds
+
+
 def test_a_resumed_run_passes_and_hides_no_time(main, tmp_path, monkeypatch):
     """The first speed after a stop counts from where the run went on, which is no earlier than the line before it says."""
     real = train_gpt.Stepper.launch
@@ -515,11 +546,31 @@ def test_changed_folders_of_a_pull_request(folder, finished, tmp_path):
     (old / "README.md").write_text("nothing of a record")
     commit()
     run("git", "tag", "base")
-    make_folder(repo / "records", [finished[0]], OPEN)
+    make_folder(repo / "records", [finished[0]], OPEN, "2025-11-21_tiny")
     commit()
     done = run("bash", "scripts/check_changed_records.sh", "base", "main")
     assert done.returncode == 0 and "clean" in done.stdout and "checked 1 changed" in done.stdout, done.stdout + done.stderr
-    hidden = repo / "records" / OPEN / "2026-11-21_tiny"
+    make_folder(repo / "records", [finished[0]], OPEN, "2999-11-21_late")
+    commit()
+    done = run("bash", "scripts/check_changed_records.sh", "base", "main")
+    assert done.returncode == 1 and "2999-11-21_late: E1: measured dated 2999-11-21" in done.stdout and "1 finding\n" in done.stdout
+    run("git", "reset", "-q", "--hard", "HEAD^")
+    for name in ("2024-11-21_first", "2024-11-22_second"):
+        (repo / "records" / RECORD / name).mkdir(parents=True)
+        (repo / "records" / RECORD / name / "README.md").write_text("nothing of a record")
+    commit()
+    run("git", "tag", "standing")
+    for name in ("2024-11-21_first", "2024-11-22_second", "2024-11-22_third", "2024-11-23_fourth"):
+        (repo / "records" / RECORD / name).mkdir(exist_ok=True)
+        (repo / "records" / RECORD / name / "README.md").write_text("better, and still nothing of a record")
+    commit()
+    done = run("bash", "scripts/check_changed_records.sh", "standing", "main")
+    assert done.returncode == 1 and re.findall(r"^\S+/(\S+): E3: .*later than 2024-11-22", done.stdout, re.M) == [
+        "2024-11-21_first",
+        "2024-11-22_third",
+    ]
+    run("git", "reset", "-q", "--hard", "HEAD^")
+    hidden = repo / "records" / OPEN / "2025-11-21_tiny"
     (hidden / ".gitattributes").write_text("more.bin export-ignore\n.gitattributes export-ignore\n")
     (hidden / "more.bin").write_text("x")
     commit()

@@ -33,8 +33,14 @@ def repository(finished, tmp_path_factory):
     return root
 
 
-def build(root, *args):
-    return main(["--root", str(root), *args], TRACKS, NO_PINS)
+def pins_of(root):
+    """Pins that know the tiny run's text."""
+    validation = json.loads((root / "records" / OPEN / "2026-11-05_cpu" / "submission.json").read_text())["validation"]
+    return NO_PINS | {"validation": [validation | {"name": "tiny"}]}
+
+
+def build(root, *args, pins=NO_PINS):
+    return main(["--root", str(root), *args], TRACKS, pins)
 
 
 def standings(root):
@@ -58,14 +64,16 @@ def test_who_holds_the_record(repository):
 
 def test_pages(repository, capsys):
     assert build(repository) == 0
+    assert "Open hardware" not in (repository / "README.md").read_text()  # its text is not pinned
+    assert build(repository, pins=pins_of(repository)) == 0
     readme = (repository / "README.md").read_text()
     assert readme.startswith("# x\n\n") and readme.endswith("\n\nrest\n") and "old" not in readme
     rows = [line for line in readme.splitlines() if line.startswith("| ") and "records/" in line]
     assert len(rows) == 4 and "2026-11-04_noisy" in rows[0] and "NVIDIA GeForce RTX 4090" in rows[0]
-    assert "Open hardware, best of 1" in readme and "2026-11-05_cpu" in readme
+    assert "Open hardware, best of 1 scored on pinned text" in readme and "2026-11-05_cpu" in readme
     page = (repository / "docs" / "leaderboard.html").read_text()
     assert page.count("<tr>") == 2 + 5 and page.count("<svg") == 4 and "http" not in re.sub(r"http-equiv", "", page)
-    assert build(repository, "--check") == 0
+    assert build(repository, "--check", pins=pins_of(repository)) == 0
     assert "out of date" not in capsys.readouterr().err
     edit(repository / "README.md", ("^rest$", "more"), (r"^\| \d\.\d{4} \|", "| 1.0000 |"))
     assert build(repository, "--check") == 1 and "README.md is out of date" in capsys.readouterr().err

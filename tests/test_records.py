@@ -256,7 +256,7 @@ def test_statistics():
 
 def test_pins_are_well_formed():
     pins = load_pins()
-    assert set(pins) == {"record_validation", "validation", "train_shards"}
+    assert set(pins) == {"tokenizer", "record_validation", "validation", "train_shards"}
     assert all(re.fullmatch("[0-9a-f]{64}", pin["sha256"]) and 2 < pin["bytes"] / pin["targets"] < 4 for pin in pins["validation"])
     known = {pin["sha256"] for pin in pins["validation"]}
     assert pins["record_validation"] is None or pins["record_validation"] in known

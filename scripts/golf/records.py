@@ -236,7 +236,7 @@ def codec_names(tree: ast.Module) -> tuple[str, ...]:
 
 
 def load_pins(path: Path = ROOT / "scripts" / "golf" / "pins.json") -> dict:
-    """Data that are known for sure: val_tokens_sha256 with its totals, and train shards with theirs.
+    """Data that are known for sure: the default tokenizer, val_tokens_sha256 with its totals, and train shards with theirs.
 
     `record_validation` is the val_tokens_sha256 of the first 4,194,304 targets of the published shards (VAL_TOKENS=4194304), and
     `train_shards` holds file name -> sha256 of the published ones, both as the log prints them. Until they are filled in, the

@@ -6,6 +6,7 @@ Rule ids are those of docs/track_spec.md. A Finding breaks a rule; a note tells 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
 import math
 import re
@@ -206,6 +207,19 @@ def check_claim_shape(report: Report) -> dict | None:
     return claim
 
 
+def check_date(report: Report, newest: str, today: datetime.date) -> None:
+    """Of a folder that is proposed: not of the future, and in the record track later than `newest`, the newest other that stands."""
+    folder = report.folder.resolve()
+    day, tomorrow = folder.name[:10], (today + datetime.timedelta(days=1)).isoformat()  # it is tomorrow already in some time zones
+    fix = "rename it to the day you propose it, and make submission.json again"
+    if not is_date(day):
+        return  # check_claim_shape has said it
+    if day > tomorrow:
+        report.find(folder.name, "E1", f"dated {day}", f"at most {tomorrow}", fix)
+    if folder.parent.name in TRACK and TRACK[folder.parent.name].record and day <= newest:
+        report.find(folder.name, "E3", f"dated {day}", f"later than {newest}, the date of the newest record that stands", fix)
+
+
 def differences(derived: object, claimed: object, at: str = "") -> Iterator[tuple[str, object, object]]:
     """(where, what files and logs say, what is claimed) for every leaf that differs."""
     if isinstance(derived, dict) and isinstance(claimed, dict):
@@ -336,6 +350,11 @@ def check_log(report: Report, name: str, f: LogFacts, track: Track, code: bytes,
         )
     if f.hashes["val_tokens_sha256"] in f.train_shards.values():
         find(name, "D1", "a training shard has the sha256 of the validation tokens", "no shared tokens", "train on the train shards only")
+    for shard in f.train_shards:
+        if "_train_" not in shard:
+            find(name, "D1", f"{safe(shard, 80)} among the training shards", "names like *_train_*.bin", "train on the train shards only")
+    if not f.steps:
+        report.notes.append(f"{name}: no step line says how the training went; a run of few steps has none (C1)")
     known = {entry["sha256"]: entry for entry in pins["validation"]}
     if pin := known.get(f.hashes["val_tokens_sha256"]):
         for key, rule in (("targets", "S7"), ("bytes", "S6")):
@@ -351,6 +370,12 @@ def check_log(report: Report, name: str, f: LogFacts, track: Track, code: bytes,
             f"{pins['record_validation'][:16]}, the published tokens",
             fix,
         )
+    elif not track.record:
+        said = f"val_tokens_sha256:{f.hashes['val_tokens_sha256'][:16]}, {f.data['val_targets']} targets, {f.data['val_bytes']} bytes"
+        report.notes.append(f"{name}: scored on text that is not pinned, {said}; its score compares with no pinned one (S7)")
+    if pins["tokenizer"] and f.hashes["tokenizer_sha256"] != pins["tokenizer"]:
+        said = f"tokenizer_sha256:{f.hashes['tokenizer_sha256'][:16]}"
+        report.notes.append(f"{name}: {said} is not the default tokenizer's, so it counts as model bytes (B3)")
     if track.record and not pins["record_validation"]:
         report.notes.append(f"{name}: no published validation hash is pinned; the log says {f.hashes['val_tokens_sha256'][:16]} (S7)")
     if track.record:
@@ -444,6 +469,10 @@ def check_clock(report: Report, name: str, f: LogFacts, find: Callable) -> None:
         )
     if not close(f.spans["train"], f.trained["train_s"], 1e-4):
         find("C1", f"trained train_s:{f.trained['train_s']}", f"{f.spans['train']}, the train_s of the last lines")
+    limit = float(f.settings["MAX_WALLCLOCK_SECONDS"])
+    if 0 < limit and f.spans["train"] > (most := 1.01 * limit + 60):  # room for a last step that is slow
+        fix = "say the limit that the run had; a longer one is welcome in records/track_non_record/"
+        find("C3", f"train_s:{f.spans['train']:g}", f"at most {most:g}, with MAX_WALLCLOCK_SECONDS={limit:g}", fix)
     batch = int(float(f.settings["TRAIN_BATCH_TOKENS"]))
     if f.trained["tokens"] != f.trained["steps"] * batch:
         find("C1", f"tokens:{f.trained['tokens']}", f"{f.trained['steps'] * batch}, steps times TRAIN_BATCH_TOKENS")
