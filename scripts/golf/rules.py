@@ -174,7 +174,7 @@ def check_texts(report: Report) -> None:
             except TextError as e:
                 report.find(name, "E1", e, "UTF-8 text", REMAKE)
                 continue
-            for number, what in suspicious_lines(text)[:5]:
+            for number, what in suspicious_lines(text, path.suffix == ".md")[:5]:
                 shown = text.split("\n")[number - 1]
                 fix = "remove the line; nothing here acts on text, and a reviewer must not either"
                 report.find(f"{name}:{number}", "E1", f"{what}: {safe(shown, 80)}", "plain text about the run", fix)

@@ -8,14 +8,16 @@ from pathlib import Path
 
 MAX_TEXT_BYTES = 8_000_000
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")  # also bidirectional overrides
+JOINERS = re.compile("[\u200c\u200d]")
 
 # Sentences that try to steer whoever, or whatever, reads a file. Whatever they say, nothing here acts on text.
 STEERING = re.compile(
     r"(ignore|disregard|forget)\b.{0,30}\b(previous|prior|above|earlier|all)\b.{0,30}\b(instruction|rule|check|prompt)"
-    r"|<\|(im_start|im_end|system|endoftext)\|>|\[/?INST\]|^\s*(system|assistant|reviewer|judge)\s*(prompt|message|note)?\s*:"
-    r"|\b(as an?|you are an?) (ai|language model|assistant|reviewer|judge)\b"
-    r"|\b(mark|treat|report|accept|approve)\b.{0,40}\b(this|the) (submission|record|folder|run|result)\b"
-    r".{0,40}\b(verified|valid|clean|passed|approved)\b"
+    r"|<\|(im_start|im_end|system|endoftext)\|>|\[/?INST\]|^\s*(system|assistant|reviewer|judge)\s*(prompt|message|note|instructions?)\s*:"
+    r"|\byou are an? (ai|language model|assistant|reviewer|judge)\b"
+    r"|(^|[.!?:]\s+)(please\s+)?act as an? (ai|language model|assistant|reviewer|judge)\b|(^|[.!?:]\s+)as an ai\b"
+    r"|\b(mark|treat|report|accept|approve)\b.{0,40}\b(this|the) (submission|record|folder|run|result)"
+    r"\s+((as|is|was|to be|it is)\s+)?((now|already|fully)\s+)?(verified|valid|clean|passed|approved)\b"
     r"|\bcurl\s+\S+\s*\|\s*(ba)?sh\b|\brm\s+-rf\s+[~/]",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -64,10 +66,14 @@ def read_json(path: Path) -> object:
         raise TextError(f"not JSON: {safe(e, 120)}") from None
 
 
-def suspicious_lines(text: str) -> list[tuple[int, str]]:
-    """(line number, what is wrong with it) for lines that hold control characters or steer the reader."""
+def suspicious_lines(text: str, prose: bool = False) -> list[tuple[int, str]]:
+    """(line number, what is wrong with it) for lines that hold control characters or steer the reader.
+
+    prose: text in which letters and emoji may be joined, or kept apart, by U+200D and U+200C.
+    """
     found = []
     for number, line in enumerate(text.split("\n"), 1):
+        line = JOINERS.sub("", line) if prose else line
         if CONTROL.search(line.rstrip("\r")):
             found.append((number, "control characters"))
         elif STEERING.search(line):
