@@ -115,11 +115,15 @@ def reseeded(folder, seed, other):
         (folder / name).rename(folder / name.replace(seed, other))
 
 
-def same_run(folder, seed, other):
-    """One seed's log and artifact in place of another's, with nothing but the seed changed."""
+def same_run(folder, seed, other, effort=b""):
+    """One seed's log and artifact in place of another's, with nothing but the seed changed, and what the header says of its effort."""
     for name in (f"train_seed{seed}.log", f"artifact_seed{seed}.bin"):
         shutil.copy(folder / name, folder / name.replace(seed, other))
     log(folder, ("^setting SEED=.*", f"setting SEED={other} from:x"), ("^seed:.*", f"seed:{other}"), name=f"train_seed{other}.log")
+    data = (folder / f"artifact_seed{other}.bin").read_bytes()
+    data = data[:28] + effort + data[28 + len(effort) :]
+    (folder / f"artifact_seed{other}.bin").write_bytes(data)
+    log(folder, (r"artifact_sha256:\w+", f"artifact_sha256:{hashlib.sha256(data).hexdigest()}"), name=f"train_seed{other}.log")
 
 
 def add_settings(folder, **settings):
@@ -288,7 +292,8 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
     ("other data for one seed", "E2", "other hashes",
      lambda f: log(f, (r"tokenizer_sha256:\w+", "tokenizer_sha256:" + "1" * 64), name="train_seed8.log")),
     ("the same seed in other digits", "E2", "7, 07, 9", lambda f: reseeded(f, "8", "07")),
-    ("one run under two seeds", "E2", "an artifact of its own", lambda f: same_run(f, "8", "9")),
+    ("one run under two seeds", "E2", "artifact_sha256", lambda f: same_run(f, "8", "9")),
+    ("one run under two seeds, a bit of the artifact changed", "E2", "val_loss", lambda f: same_run(f, "8", "9", b"\x78\x5e")),
     ("settings that build another model", "E1", "NUM_LAYERS=3", lambda f: edit(f / "settings.env", ("NUM_LAYERS=2", "NUM_LAYERS=3"))),
     ("a table in a comment of the settings", "E1", "settings.env:",
      lambda f: (f / "settings.env").write_text((f / "settings.env").read_text() + "# " + "x" * 100)),
