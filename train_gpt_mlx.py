@@ -137,7 +137,7 @@ class Settings:
         self.values[name], self.sources[name] = value, source
     def read_file(self, path: str | Path, any_twin: bool = False) -> None:
         """Take KEY=VALUE lines of a .env file; `#` starts a comment. any_twin: pass over backend settings that do not fit here."""
-        try: lines = Path(path).read_text(encoding="utf-8").splitlines()
+        try: lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as e:
             raise UserError(f"cannot read the settings file {path}: {e}; `ls configs` lists those that come along") from None
         for number, line in enumerate(lines, 1):
@@ -324,8 +324,8 @@ class TrainSequences:
         if not self.per_epoch:
             raise DataError(f"{paths[0].parent}: no shard holds two sequences of TRAIN_SEQ_LEN={self.seq_len}; lower it or add data")
         if self.batch_size % world:
-            share = nearby(s.TRAIN_BATCH_TOKENS, s.TRAIN_SEQ_LEN * world)
-            raise UserError(f"TRAIN_BATCH_TOKENS={s.TRAIN_BATCH_TOKENS} cannot be shared evenly by {world} devices; {share}")
+            batch, unit = s.TRAIN_BATCH_TOKENS, s.TRAIN_SEQ_LEN * world
+            raise UserError(f"TRAIN_BATCH_TOKENS={batch} cannot be shared evenly by {world} devices; {nearby(batch, unit)}")
     def epoch(self, step: int) -> float: return step * self.batch_size / self.per_epoch
     def sequence(self, index: int) -> np.ndarray:
         """Sequence `index` of the run, inputs and targets overlapping: (seq_len + 1,) uint16."""
@@ -363,10 +363,11 @@ class ByteTable:
     boundary: np.ndarray  # control, unknown and unused pieces, after which no space is written
     byte_piece: np.ndarray  # byte-fallback pieces
     decode: Callable[[list[list[int]]], list[bytes]]  # lists of token ids -> their text in UTF-8
+    encode: Callable[[str], list[int]] | None = None  # the other way
     @classmethod
     def load(cls, path: str | Path) -> ByteTable:
         """From a SentencePiece model, or from the .json of a byte tokenizer. Raises DataError."""
-        if not Path(path).is_file(): raise DataError(f"TOKENIZER_PATH={path} does not exist; data/README.md says how to fetch or build it")
+        if not Path(path).is_file(): raise DataError(f"TOKENIZER_PATH={path} is not there (from {Path.cwd()}); see data/README.md")
         if Path(path).suffix == ".json":  # the byte tokenizer: 4 control ids, then the 256 bytes
             control = np.arange(260) < 4
             return cls(1 - control, control & False, control, ~control, lambda texts: [bytes(i - 4 for i in ids if i > 3) for ids in texts])
@@ -380,8 +381,7 @@ class ByteTable:
         leading = np.array([p.startswith("▁") for p in pieces]) & ~byte_piece & ~boundary
         base = np.array([len(p.removeprefix("▁").replace("▁", " ").encode()) for p in pieces], np.int64)
         base[byte_piece], base[boundary] = 1, 0
-        threads = os.cpu_count() or 1
-        return cls(base, leading, boundary, byte_piece, lambda texts: [t.encode() for t in sp.decode(texts, num_threads=threads)])
+        return cls(base, leading, boundary, byte_piece, lambda texts: [t.encode() for t in sp.decode(texts, num_threads=-1)], sp.encode)
     def target_bytes(self, previous: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Bytes of each target token, given the token before it: (n,), (n,) -> (n,) int64."""
         return self.base_bytes[target] + (self.leading_space[target] & ~self.boundary[previous])
@@ -396,13 +396,14 @@ def audit_bytes(tokens: np.ndarray, table: ByteTable) -> int:
     bounds, sums = document_bounds(tokens), np.concatenate([[0, 0], np.cumsum(table.target_bytes(tokens[:-1], tokens[1:]))])
     while table.byte_piece[tokens[bounds[-1] - 1]]: bounds[-1] -= 1
     for first in range(0, len(bounds) - 1, 4096):
-        stretch = bounds[first : first + 4097]
-        texts = table.decode([tokens[a + 1 : b].tolist() for a, b in zip(stretch[:-1], stretch[1:])])
-        for i, (a, b, text) in enumerate(zip(stretch[:-1], stretch[1:], texts), first):
-            if len(text) != sums[b] - sums[a]:
-                which = f"document {i} (tokens {a} to {b}) decodes to {len(text)} bytes of UTF-8"
-                wrong = f"the byte table counts {sums[b] - sums[a]}, so val_bpb would be wrong"
-                raise DataError(f"byte audit: {which}, but {wrong}. Check that TOKENIZER_PATH belongs to DATA_PATH")
+        pairs = list(zip(bounds[first : first + 4096], bounds[first + 1 : first + 4097]))
+        texts = table.decode([tokens[a + 1 : b].tolist() for a, b in pairs])
+        for i, ((a, b), text) in enumerate(zip(pairs, texts), first):
+            if len(text) != (n := sums[b] - sums[a]):
+                raise DataError(f"byte audit: document {i} (tokens {a} to {b}) decodes to {len(text)} bytes, but the table counts {n}")
+        heads = [(x[:999].decode(errors="ignore"), tokens[a + 1 : a + 65].tolist()) for (a, b), x in zip(pairs[:64], texts) if b - a > 80]
+        if table.encode and sum(table.encode(x)[:64] == ids for x, ids in heads) < len(heads) / 2:
+            raise DataError("the documents' text does not give their tokens again: another tokenizer than TOKENIZER_PATH made DATA_PATH")
     return int(sums[-1])
 
 def bits_per_byte(nats: np.ndarray, target_bytes: np.ndarray) -> tuple[float, float]:
@@ -678,10 +679,8 @@ def muon_momentum(s: Settings, step: int) -> float:
     return s.MUON_MOMENTUM_START + share * (s.MUON_MOMENTUM - s.MUON_MOMENTUM_START)
 def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: float) -> float:
     """How much of the budget is used, 0 to 1: by the clock (less what the export will need) or by steps, whichever is further."""
-    by_steps = step / s.ITERATIONS if s.ITERATIONS else 0.0
-    clock = s.MAX_WALLCLOCK_SECONDS - reserve_seconds
-    by_clock = train_seconds / max(clock, 1e-9) if s.MAX_WALLCLOCK_SECONDS else 0.0
-    return min(1.0, max(by_steps, by_clock))
+    by_clock = train_seconds / max(s.MAX_WALLCLOCK_SECONDS - reserve_seconds, 1e-9) if s.MAX_WALLCLOCK_SECONDS else 0.0
+    return min(1.0, max(step / s.ITERATIONS if s.ITERATIONS else 0.0, by_clock))
 # shared: end schedule
 
 # Scoring windows ======================================================================================================
@@ -862,8 +861,7 @@ def rans_encode(raw: bytes, parts: list) -> bytes:
         words.append(x[full].astype("<u2").tobytes())
         x[full] >>= 16
         x[:] = (x // f[e] << 16) + x % f[e] + before[e]
-    planes = frequency.astype("<i4").view(np.uint8).reshape(-1, 4).T[:3]
-    side = zlib.compress(low.astype("<i4").tobytes() + scales + planes.tobytes(), 9)
+    side = zlib.compress(low.astype("<i4").tobytes() + scales + frequency.astype("<i4").view(np.uint8).reshape(-1, 4).T[:3].tobytes(), 9)
     return len(side).to_bytes(4, "little") + side + state.tobytes() + b"".join(reversed(words))
 def rans_decode(data: bytes, parts: list) -> bytes:
     """The payload that rans_encode coded. Raises ValueError or zlib.error on anything else."""
@@ -1448,6 +1446,8 @@ class Run:
             log(f"failed: {type(e).__name__}: {e}\nwhat was reached is in {self.folder}; when mended, {go_on}")
             raise
     def eval_only(self, path: Path) -> int:
+        if (copy := path.parent / "train_gpt.py").is_file() and copy.read_bytes() != SOURCE:
+            self.log(f"note: another source made this run; its own scores it so: python3 {copy} --eval-only {path}")
         result, _ = self.score_artifact(path)
         self.log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
         return 0

@@ -87,7 +87,7 @@ def bos_counts(table):
 
 @pytest.mark.parametrize("wrong", [shifted, spaces_twice, space_after_bos, no_spaces, byte_pieces_as_three, bos_counts])
 def test_wrong_tables_are_refused(table, stream, wrong):
-    with pytest.raises(DataError, match=r"byte audit: document \d+ .*val_bpb would be wrong"):
+    with pytest.raises(DataError, match=r"byte audit: document \d+ .*but the table counts"):
         audit_bytes(stream, wrong(table))
 
 
@@ -106,6 +106,19 @@ def test_tokens_of_another_tokenizer_are_refused(table):
     foreign[0] = 1
     with pytest.raises(DataError, match="byte audit"):
         audit_bytes(foreign, table)
+
+
+def test_tokens_of_another_tokenizer_that_decode_well_are_refused(table, stream, tmp_path):
+    """Same size, ordinary pieces, counted rightly: but no document's text gives its tokens again."""
+    texts = [" ".join(t.split()[::2]).upper() for t in table.decode([stream.tolist()])[0].decode(errors="ignore").split("\n") * 4]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=str(tmp_path / "o"), vocab_size=300, model_type="bpe", byte_fallback=True, minloglevel=2
+    )
+    other = ByteTable.load(tmp_path / "o.model")
+    ordinary = np.where(stream >= 280, stream, 280)  # pieces of whole letters in both
+    ordinary[stream == 1] = 1
+    with pytest.raises(DataError, match="another tokenizer than TOKENIZER_PATH made DATA_PATH"):
+        audit_bytes(ordinary.astype(np.uint16), other)
 
 
 @pytest.mark.parametrize("where", [1, 5, -1])
@@ -164,7 +177,7 @@ def test_files_that_are_no_tokenizer(tmp_path, content):
 
 def test_tokenizer_that_does_not_fit_ends_with_status_2(main, tmp_path):
     for done, words in (
-        (main(TOKENIZER_PATH=tmp_path / "none.model"), "none.model does not exist"),
+        (main(TOKENIZER_PATH=tmp_path / "none.model"), "none.model is not there"),
         (main(VOCAB_SIZE=1024), "has 300 pieces, not VOCAB_SIZE=1024"),
     ):
         assert done.code == 2 and words in done.err and done.err.startswith("error: ")
