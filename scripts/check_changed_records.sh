@@ -21,6 +21,8 @@ git -C "$root" read-tree "$2"
 # A record takes its place by its date, so a new one is dated later than those that stand.
 standing="$(git -C "$root" ls-tree --name-only "$1" records/track_30min_2mb_local/)"
 
+git -C "$root" diff --no-renames --name-only -z "$1...$2" -- records >"$work/changed" # on its own line, so that its failure stops all
+
 status=0
 folders=()
 while IFS= read -r -d '' path; do
@@ -39,7 +41,7 @@ while IFS= read -r -d '' path; do
       status=1
       ;;
   esac
-done < <(git -C "$root" diff --no-renames --name-only -z "$1...$2" -- records)
+done <"$work/changed"
 
 for folder in ${folders[@]+"${folders[@]}"}; do
   if ! git -C "$root" rev-parse --quiet --verify "$2:$folder" >/dev/null; then

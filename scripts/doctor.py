@@ -30,8 +30,8 @@ NEEDED_PYTHON = (3, 11)
 WORKLOAD = "6 blocks x 192, 512 tokens, head 1024, forward + backward"
 CHECK_SECONDS, PROBE_SECONDS = 600, 240
 RUN_BYTES, FINEWEB_BYTES = 200e6, 600e6  # disk for a few runs, and for validation with two train shards
-CUDA, APPLE, CPU = "configs/local_4090_baseline.env", "configs/local_apple_mlx.env", "configs/local_cpu_smoke.env"
-APPLE_SMOKE = "configs/local_apple_smoke.env"
+CUDA, APPLE, CPU = "configs/local_4090_baseline.env", "configs/local_apple_mlx.env", "configs/local_cpu_baseline.env"
+CPU_SMOKE, APPLE_SMOKE = "configs/local_cpu_smoke.env", "configs/local_apple_smoke.env"
 TORCH, MLX = "scripts/run_cuda_baseline.sh", "scripts/run_mlx_baseline.sh"
 
 
@@ -119,7 +119,7 @@ def check_packages(report, python, requirements):
         for line in err.strip().splitlines():
             report.say("note", "packages", line.replace("warning: ", ""))
         return True
-    script, config = (TORCH, CPU) if requirements == "requirements-cuda.txt" else (MLX, APPLE_SMOKE)
+    script, config = (TORCH, CPU_SMOKE) if requirements == "requirements-cuda.txt" else (MLX, APPLE_SMOKE)
     found = f"missing: {out.strip()}" if status is not None and out.strip() else f"cannot be checked: {last_line(err)}"
     report.mend("packages", f"{found}; the run scripts install {requirements} into .venv", f"bash {script} {config}")
     return False
@@ -236,7 +236,7 @@ def check_data(report):
     """Which datasets are there."""
     for name, config, how in (
         ("FineWeb", CUDA, "python3 data/cached_challenge_fineweb.py --variant sp1024 --train-shards 2 (0.5 GB)"),
-        ("embedded", CPU, "python3 data/build_embedded_corpus.py (no download; the run scripts do it too)"),
+        ("embedded", CPU_SMOKE, "python3 data/build_embedded_corpus.py (no download; the run scripts do it too)"),
     ):
         missing = missing_data(config)
         report.facts["data_" + name.lower()] = not missing
@@ -249,7 +249,7 @@ def pick_run(facts, have_fineweb):
     if facts.get("backend") == "mlx":
         return MLX, APPLE if have_fineweb and "CPU" not in facts["device"] else APPLE_SMOKE, []
     if "capability" not in facts:
-        return TORCH, CPU, []
+        return TORCH, CPU if have_fineweb else CPU_SMOKE, []
     extra = []
     if facts["free_bytes"] < 14e9:  # the whole batch of 131,072 tokens does not fit
         extra.append(f"MICROBATCH_TOKENS={32768 if facts['free_bytes'] > 5e9 else 8192}")

@@ -21,11 +21,11 @@ run_baseline() {
     -* | *=*) _pgl_usage "the first argument is $config; the config comes first" ;;
   esac
   shift 3
-  local source="$trainer.py"
-  if [ "${1:-}" = --packed ]; then
-    source="packed/$trainer.py"
+  local source="$trainer.py" argument
+  for argument in "$@"; do # --packed is ours, wherever it stands; the rest is the trainer's
     shift
-  fi
+    if [ "$argument" = --packed ]; then source="packed/$trainer.py"; else set -- "$@" "$argument"; fi
+  done
 
   # A config is looked for where the command was typed, then in the repository root, where everything runs.
   if [ -f "$config" ]; then

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Write docs/settings.md from the table of settings in train_gpt.py.
+"""Write docs/settings.md from the tables of settings in train_gpt.py and, for what is its own, in train_gpt_mlx.py.
 
     python3 scripts/settings_doc.py
 """
 
+import ast
 import sys
 from pathlib import Path
 
@@ -14,25 +15,40 @@ import train_gpt  # noqa: E402
 
 INTRO = """# Settings
 
-Made by `python3 scripts/settings_doc.py` from the table in `train_gpt.py`; edit that one.
+Made by `python3 scripts/settings_doc.py` from the tables in the trainers; edit those.
 
 A setting is `KEY=VALUE` in a file (`--config configs/some.env`), in the environment, or on the command line; the later
 of these wins. `train.log` shows the value of each and where it came from.
 
-| setting | default | allowed | what it does |
-|---|---|---|---|
 """
+HEAD = "| setting | default | allowed | what it does |\n|---|---|---|---|\n"
 
 
-def page() -> str:
-    """The whole page."""
+def twins_own() -> list[train_gpt.Setting]:
+    """The MLX twin's BACKEND_SETTINGS, read from its text: MLX need not be there."""
+    tree = ast.parse((ROOT / "train_gpt_mlx.py").read_text(encoding="utf-8"))
+    wanted = next(x for x in tree.body if isinstance(x, ast.Assign) and ast.unparse(x.targets[0]) == "BACKEND_SETTINGS")
+    return eval(compile(ast.Expression(wanted.value), "train_gpt_mlx.py", "eval"), {"Setting": train_gpt.Setting})
+
+
+def table(settings: list[train_gpt.Setting]) -> str:
+    """A row for each."""
     rows = []
-    for x in train_gpt.SETTINGS:
+    for x in settings:
         default = f"`{x.default}`" if x.default != "" else "(empty)"
         allowed = f"`{x.allowed}`" if isinstance(x.allowed, str) else f"{x.allowed[0]} to {x.allowed[1]}"
         cells = f"`{x.name}`", default, allowed.replace("|", "\\|"), x.help.replace("|", "\\|").replace("*", "\\*")
         rows.append("| " + " | ".join(cells) + " |\n")
-    return INTRO + "".join(rows)
+    return HEAD + "".join(rows)
+
+
+def page() -> str:
+    """The whole page."""
+    both, cuda = len(train_gpt.COMMON_SETTINGS), train_gpt.BACKEND_SETTINGS
+    return (
+        f"{INTRO}## Both trainers\n\n{table(train_gpt.SETTINGS[:both])}"
+        f"\n## train_gpt.py alone\n\n{table(cuda)}\n## train_gpt_mlx.py alone\n\n{table(twins_own())}"
+    )
 
 
 if __name__ == "__main__":

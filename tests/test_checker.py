@@ -596,6 +596,8 @@ def test_changed_folders_of_a_pull_request(folder, finished, tmp_path):
     done = run("bash", "scripts/check_changed_records.sh", "verdict", "main")
     assert done.returncode == 1 and "maintainers" in done.stderr and "x.json: belongs to no record folder" in done.stderr
     assert run("bash", "scripts/check_changed_records.sh", "base").returncode == 2
+    done = run("bash", "scripts/check_changed_records.sh", "nobody", "main")
+    assert done.returncode not in (0, 1) and "checked" not in done.stdout
 
 
 HIDDEN = {  # other ways to what the list of names knows

@@ -88,9 +88,15 @@ def test_a_bare_clone_on_a_cpu_is_sent_to_the_smoke_run(examine):
 
 
 def test_the_data_that_is_there_is_seen(examine):
-    with_data(examine.root, doctor.CPU)
+    with_data(examine.root, doctor.CPU_SMOKE)
     said = examine("--quick")[1]
     assert has_line(said, "ok", "data", "embedded: complete") and has_line(said, "note", "data", "FineWeb")
+
+
+def test_a_cpu_with_fineweb_is_sent_to_the_cpu_baseline(examine):
+    with_data(examine.root, doctor.CPU)
+    said = examine("--quick")[1]
+    assert said["next"] == ["bash scripts/run_cuda_baseline.sh configs/local_cpu_baseline.env"]
 
 
 def test_missing_packages_are_named(examine):
@@ -98,7 +104,7 @@ def test_missing_packages_are_named(examine):
     requirements.write_text("no-such-package==1.0\n" + requirements.read_text())
     code, said = examine("--quick")
     assert code == 1 and has_line(said, "MEND", "packages", "no-such-package==1.0")
-    assert said["next"] == [f"bash {TORCH} {doctor.CPU}"]
+    assert said["next"] == [f"bash {TORCH} {doctor.CPU_SMOKE}"]
 
 
 def test_a_torch_that_cannot_be_loaded_is_reported(examine, monkeypatch):
@@ -146,6 +152,7 @@ def test_a_check_that_fails_in_an_unforeseen_way_is_no_crash(examine, monkeypatc
         ({"backend": "mlx", "device": "Apple M4 Pro"}, False, (MLX, doctor.APPLE_SMOKE, [])),
         ({"backend": "mlx", "device": "Some processor, CPU"}, True, (MLX, doctor.APPLE_SMOKE, [])),
         (DEVICE, True, (TORCH, doctor.CPU, [])),
+        (DEVICE, False, (TORCH, doctor.CPU_SMOKE, [])),
     ],
 )
 def test_the_run_that_suits_a_device(facts: dict, fineweb: bool, want: tuple):
@@ -180,7 +187,7 @@ def test_a_warmdown_that_never_begins_is_said(capsys, monkeypatch):
     line = "check steps:0 train_tokens:0 epochs:0\ncheck warmdown_begins_at_step:0 scoring_s:3\nwarning: few steps\n"
     monkeypatch.setattr(doctor, "run", lambda *_, **__: (0, line, ""))
     report = doctor.Report(quiet=True)
-    assert doctor.predict(report, "python3", "train_gpt.py", doctor.CPU, [])
+    assert doctor.predict(report, "python3", "train_gpt.py", doctor.CPU_SMOKE, [])
     said = {"lines": report.lines}
     assert has_line(said, "note", "  warmdown", "NEVER BEGINS") and has_line(said, "note", "prediction", "few steps")
 

@@ -627,6 +627,11 @@ def test_data_that_the_submission_could_read(record, tiny, tmp_path, capsys, mon
     assert "which a submission can read" in capsys.readouterr().err
 
 
+def test_a_seed_that_is_not_there(record, tiny, tmp_path, capsys):
+    assert rescore(record, tiny, tmp_path / "v.json", "--seed", "99") == 2
+    assert "--seed 99: the runs of" in capsys.readouterr().err and not (tmp_path / "v.json").exists()
+
+
 def test_the_smoke_corpus_verifies_nothing(record, tiny, tmp_path, capsys):
     copy = tmp_path / "data"
     shutil.copytree(tiny.folder, copy)
@@ -652,6 +657,7 @@ def test_other_validation_tokens(record, tiny, tmp_path, capsys):
 
 def test_usage(tmp_path, capsys):
     assert referee_main([str(tmp_path)]) == 2
+    assert "name the folder of a record" in capsys.readouterr().err
     with pytest.raises(SystemExit) as e:
         referee_main([])
     assert e.value.code == 2

@@ -224,7 +224,7 @@ def in_turns(rows: list[Row]) -> list[tuple[Row, int]]:
 def read_campaign(file: Path, runs_dir: Path, typed: list[str]) -> Campaign:
     """typed: KEY=VALUE for all runs, from the command line. Raises CampaignError with everything that is wrong."""
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        data = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as e:
         raise CampaignError(f"cannot read {file}: {e.strerror}; `ls configs/campaigns` lists those that come along") from None
     except ValueError as e:
