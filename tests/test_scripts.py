@@ -158,8 +158,8 @@ def test_arguments_reach_the_trainer_unchanged(ready, name, trainer):
 
 def test_packed_runs_a_self_extracting_copy(ready):
     (ready.bin / "rm").symlink_to(shutil.which("rm"))
-    for argument in ("A=1", "A=2"):  # the second time it is packed anew
-        done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", "--packed", argument)
+    for argument, line in (("A=1", ("--packed", "A=1")), ("A=2", ("A=2", "--packed"))):  # the second time it is packed anew
+        done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", *line)
         assert done.returncode == 0, done.stderr
         said, got = done.stdout.splitlines()
         assert said.startswith("packed/train_gpt.py: ")
