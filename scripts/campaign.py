@@ -31,6 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import prepare_run
+from golf import needs
 from golf.campaign_table import JOURNAL, Table, markdown
 from golf.campaigns import (
     BROKEN,
@@ -59,8 +60,7 @@ from golf.texts import safe
 try:
     from filelock import FileLock, Timeout
 except ImportError:
-    print("error: campaign.py needs the trainer's packages; type: python3 -m pip install -r requirements-cuda.txt", file=sys.stderr)
-    sys.exit(2)
+    needs.refuse("campaign.py", "the trainer's packages", "requirements-cuda.txt")
 
 POLL_SECONDS = 0.1
 RESULTS = "results.md"

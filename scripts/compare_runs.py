@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from golf import needs
 from golf.results import Result, ResultError, obstacles, read_results
 from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, sd
 from golf.texts import safe
@@ -31,8 +32,7 @@ try:
     import numpy as np
     from scipy import optimize, stats
 except ImportError:
-    print("error: compare_runs.py needs scipy; type: python3 -m pip install -r requirements-analysis.txt", file=sys.stderr)
-    sys.exit(2)
+    needs.refuse("compare_runs.py", "scipy", "requirements-analysis.txt")
 
 POWER = 0.8  # chance of finding a difference that is there, when seeds are planned
 PROMOTE_SEEDS, PROMOTE_AUXILIARY = 3, 2

@@ -23,6 +23,7 @@ import string
 import sys
 from pathlib import Path
 
+from golf import needs
 from golf.results import Result, ResultError, obstacles, read_curves, read_results
 from golf.texts import CONTROL, TextError, read_text, safe
 
@@ -33,9 +34,7 @@ try:
     from golf import report_charts as charts
     from golf.report_scores import ScoresError, documents_of, scores_of
 except ImportError as e:
-    command = "python3 -m pip install -r requirements-cuda.txt -r requirements-analysis.txt"
-    print(f"error: report.py needs {e.name}; type: {command}", file=sys.stderr)
-    sys.exit(2)
+    needs.refuse("report.py", str(e.name), "requirements-cuda.txt requirements-analysis.txt")
 
 MOST_RUNS, DOCUMENTS, EXCERPT = 10, 3, 300  # EXCERPT: tokens shown of a document
 SHADES, BITS_PER_SHADE = 12, 1.25  # colours of a token's bits

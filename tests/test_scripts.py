@@ -476,3 +476,17 @@ def test_shell_runs_in_bash_3(path):
     assert not re.findall(newer, path.read_text())
     if path.name not in ("setup_python.sh", "run_baseline.sh", "bare_python.sh"):  # those are sourced
         assert "\nset -euo pipefail\n" in path.read_text()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_missing_package_names_what_to_type(monkeypatch, tmp_path, capsys, there):
+    from golf import needs
+
+    monkeypatch.setattr(needs, "VENV", tmp_path / ".venv")
+    if there:
+        (tmp_path / ".venv").mkdir()
+    with pytest.raises(SystemExit) as e:
+        needs.refuse("x.py", "scipy", "a.txt b.txt")
+    said = capsys.readouterr().err
+    assert e.value.code == 2 and said.endswith("python3 -m pip install -r a.txt -r b.txt\n")
+    assert said.startswith("error: x.py needs scipy; type: ") and ("source .venv/bin/activate" in said) == there
