@@ -480,6 +480,7 @@ def test_shell_runs_in_bash_3(path):
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_missing_package_names_what_to_type(monkeypatch, tmp_path, capsys, there):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     from golf import needs
 
     monkeypatch.setattr(needs, "VENV", tmp_path / ".venv")
