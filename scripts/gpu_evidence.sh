@@ -12,8 +12,16 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-out="${1:?usage: bash scripts/gpu_evidence.sh OUT [KEY=VALUE ...]}"
+if [ $# -eq 0 ]; then
+  echo "usage: bash $0 OUT [KEY=VALUE ...]" >&2
+  exit 2
+fi
+out="$1"
 shift
+if ! python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+  echo "error: python3 has no torch that finds a CUDA device; python3 scripts/doctor.py says what is missing" >&2
+  exit 2
+fi
 mkdir -p "$out"
 python3 -c 'import torch; print(torch.__version__, torch.cuda.get_device_name())' | tee "$out/device.txt"
 
