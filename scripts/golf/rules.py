@@ -252,6 +252,8 @@ def check_claim(report: Report, claim: dict, track: Track, logs: dict[str, LogFa
     for where, want, got in differences(mine, theirs):
         rule = FIELD_RULES.get(re.split(r"[.\[]", where)[0], "E1")
         report.find("submission.json", rule, f"{where} = {got}", f"{want}, as logs and files say", REMAKE)
+    if track.record and not controls:
+        report.notes.append("no control.log: a record is compared with a run that lacks only the change (make_record.sh --control …; E6)")
 
 
 # Source ---------------------------------------------------------------------------------------------------------------
