@@ -235,7 +235,7 @@ def test_another_self_in_a_fresh_process(score):
 
 REMEMBERS = """
 self.seen = getattr(self, 'seen', {})
-for row, answer in zip(tokens, out):
+for row, answer in zip(tokens, out if last < tokens.shape[1] else []):  # honest in the first window, where probes may fall early
     guess, key = np.append(row[1:], -1), row[: 64 - 16].tobytes()  # the targets, read off the window itself
     if len(row) == 64 and key not in self.seen:
         self.seen[key] = row.copy(), guess
