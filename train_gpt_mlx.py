@@ -170,7 +170,7 @@ def check_settings(s: Settings) -> None:
     for name in ("TARGET_BYTES", "CALIBRATION_TOKENS", "BALANCE_TOKENS", "DEAD_ZONE"):
         if s.values[name] and s.QUANT == "clip": raise UserError(f"{name}={s.values[name]} needs QUANT=step; set that, or {name}=0")
     width, stride, length, limit = s.MODEL_DIM, s.EVAL_STRIDE, s.EVAL_SEQ_LEN, s.MAX_WALLCLOCK_SECONDS or s.ITERATIONS
-    if width // s.NUM_HEADS % 2: raise UserError(f"MODEL_DIM={width} makes heads of odd width; {nearby(width, 2 * s.NUM_HEADS)}")
+    if width // s.NUM_HEADS % 2: raise UserError(f"MODEL_DIM={width} makes heads of odd width: no RoPE; {nearby(width, 2 * s.NUM_HEADS)}")
     if stride > length: raise UserError(f"EVAL_STRIDE={stride} leaves targets out; allowed: up to EVAL_SEQ_LEN={length}")
     if not limit: raise UserError("MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them")
 
@@ -363,7 +363,7 @@ class ByteTable:
     boundary: np.ndarray  # control, unknown and unused pieces, after which no space is written
     byte_piece: np.ndarray  # byte-fallback pieces
     decode: Callable[[list[list[int]]], list[bytes]]  # lists of token ids -> their text in UTF-8
-    encode: Callable[[str], list[int]] | None = None  # the other way
+    encode: Callable[[str], list[int]] | None = None  # text -> token ids, to tell whether a stream is this tokenizer's own
     @classmethod
     def load(cls, path: str | Path) -> ByteTable:
         """From a SentencePiece model, or from the .json of a byte tokenizer. Raises DataError."""
@@ -392,7 +392,7 @@ def document_bounds(tokens: np.ndarray) -> np.ndarray:
 def audit_bytes(tokens: np.ndarray, table: ByteTable) -> int:
     """Check the byte table against the decoded text, document by document; return the bytes of all targets.
     tokens: (n,), starting with BOS. The last document may be cut inside a character, so its last byte pieces are not compared.
-    Raises DataError naming the first document whose counts differ: a score would be wrong by that ratio."""
+    Raises DataError naming the first document whose counts differ, or if most documents' text gives other tokens than theirs."""
     bounds, sums = document_bounds(tokens), np.concatenate([[0, 0], np.cumsum(table.target_bytes(tokens[:-1], tokens[1:]))])
     while table.byte_piece[tokens[bounds[-1] - 1]]: bounds[-1] -= 1
     for first in range(0, len(bounds) - 1, 4096):

@@ -587,6 +587,8 @@ def rescore(args: argparse.Namespace) -> dict:
     claim, seeds = report.claim, [run["seed"] for run in report.claim["runs"]]
     if strange := set(args.seed or seeds) - set(seeds):
         raise NoReferee(f"--seed {min(strange)}: the runs of {safe(args.folder)} have the seeds {', '.join(map(str, seeds))}")
+    runs = [run for run in claim["runs"] if run["seed"] in (args.seed or seeds)]
+    claimed = claim["val_bpb"] if len(runs) == len(seeds) else round(sum(run["val_bpb"] for run in runs) / len(runs), 8)
     if not args.without_isolation:
         for path in (args.data, args.tokenizer, ROOT / "data", ROOT / "records"):
             if shown := next((p for p in (*SYSTEM_PATHS, *python_paths()) if Path(os.path.realpath(path)).is_relative_to(p)), ""):
@@ -608,7 +610,7 @@ def rescore(args: argparse.Namespace) -> dict:
         "signed_off_by": args.sign,
         "submission_sha256": sha256_of((args.folder / "submission.json").read_bytes()),
         "code_sha256": sha256_of((args.folder / "train_gpt.py").read_bytes()),
-        "claimed_val_bpb": claim["val_bpb"],
+        "claimed_val_bpb": claimed,  # of the runs that are scored
         "runs": [],
         "violations": [],
     }
@@ -627,9 +629,7 @@ def rescore(args: argparse.Namespace) -> dict:
     here = {train_gpt.resolve_device(train_gpt.load_settings([f"DEVICE={kind}"], {})).about()["device"] for kind in kinds}
     limits = DEFAULT_LIMITS | {"total_s": args.limit_s, "reply_s": args.reply_s, "memory_bytes": int(args.memory_gb * 2**30)}
     val_bytes = table.target_bytes(tokens[:-1], tokens[1:])
-    for run in [] if verdict["violations"] else claim["runs"]:
-        if args.seed and run["seed"] not in args.seed:
-            continue
+    for run in [] if verdict["violations"] else runs:
         referee = Referee(
             tokens,
             train_gpt.window_batches,
@@ -661,8 +661,6 @@ def rescore(args: argparse.Namespace) -> dict:
         verdict["runs"].append(row)
     scores = [row["verified_val_bpb"] for row in verdict["runs"] if row["verified_val_bpb"] is not None]
     complete = len(scores) == len(claim["runs"])
-    asked = [run["val_bpb"] for run in claim["runs"] if not args.seed or run["seed"] in args.seed]
-    verdict["claimed_val_bpb"] = claim["val_bpb"] if complete else round(sum(asked) / len(asked), 8)  # of the same runs
     verdict["verified_val_bpb"] = round(sum(scores) / len(scores), 8) if scores else None
     verdict["complete"] = complete
     verdict["isolated"] = not args.without_isolation

@@ -44,11 +44,12 @@ def table(settings: list[train_gpt.Setting]) -> str:
 
 def page() -> str:
     """The whole page."""
-    both, cuda = len(train_gpt.COMMON_SETTINGS), train_gpt.BACKEND_SETTINGS
-    return (
-        f"{INTRO}## Both trainers\n\n{table(train_gpt.SETTINGS[:both])}"
-        f"\n## train_gpt.py alone\n\n{table(cuda)}\n## train_gpt_mlx.py alone\n\n{table(twins_own())}"
-    )
+    sections = {
+        "Both trainers": train_gpt.COMMON_SETTINGS,
+        "train_gpt.py alone": train_gpt.BACKEND_SETTINGS,
+        "train_gpt_mlx.py alone": twins_own(),
+    }
+    return INTRO + "\n".join(f"## {title}\n\n{table(settings)}" for title, settings in sections.items())
 
 
 if __name__ == "__main__":

@@ -289,12 +289,12 @@ def test_a_submission_cannot_say_that_there_is_no_jail(stream, tmp_path):
 
 def test_a_library_may_live_below_any_name():
     said = []
-    hook = Offences(0, "", ["/scratch"], ["/home/x/fineweb_lab/.venv"])
+    hook = Offences(0, "", ["/scratch"], ["/srv/fineweb_lab/.venv"])
     hook.offend, hook.armed = lambda *words: said.append(words), True
-    hook("open", ("/home/x/fineweb_lab/.venv/lib/numpy/version.py", "r", 0))
-    hook("open", ("/home/x/fineweb_lab/code.py", "r", 0))
+    hook("open", ("/srv/fineweb_lab/.venv/lib/numpy/version.py", "r", 0))
+    hook("open", ("/srv/fineweb_lab/code.py", "r", 0))
     assert not said
-    hook("open", ("/home/x/fineweb_val_000000.bin", "r", 0))
+    hook("open", ("/srv/fineweb_val_000000.bin", "r", 0))
     assert said[0][0] == "B2"
 
 
