@@ -230,8 +230,7 @@ class Runtime:
     world: int = int(os.environ.get("WORLD_SIZE", 1))
     control: object = None  # gloo group for the numbers that all ranks must agree on
     @property
-    def cuda(self) -> bool:
-        return self.device.type == "cuda"
+    def cuda(self) -> bool: return self.device.type == "cuda"
     def about(self) -> dict[str, str]:
         name = torch.cuda.get_device_name(self.device) if self.cuda else f"CPU, {torch.get_num_threads()} threads"
         return {"device": name, "precision": str(self.dtype).removeprefix("torch."), "torch": torch.__version__}
@@ -296,8 +295,7 @@ def open_shard(path: str | Path) -> np.ndarray:
     try:
         size = path.stat().st_size
         header = np.fromfile(path, "<i4", SHARD_HEADER_BYTES // 4)
-    except OSError as e:
-        raise DataError(f"cannot read the shard {path}: {e.strerror}") from None
+    except OSError as e: raise DataError(f"cannot read the shard {path}: {e.strerror}") from None
     wrong = ""
     if len(header) * 4 < SHARD_HEADER_BYTES: wrong = f"{size} bytes are less than a shard's header of {SHARD_HEADER_BYTES}"
     elif header[0] != SHARD_MAGIC or header[1] != SHARD_VERSION:
@@ -387,8 +385,7 @@ class ByteTable:
             control = np.arange(260) < 4
             return cls(1 - control, control & False, control, ~control, lambda texts: [bytes(i - 4 for i in ids if i > 3) for ids in texts])
         try: sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        except (RuntimeError, OSError) as e:
-            raise DataError(f"TOKENIZER_PATH={path} is not a SentencePiece model: {e}") from None
+        except (RuntimeError, OSError) as e: raise DataError(f"TOKENIZER_PATH={path} is not a SentencePiece model: {e}") from None
         ids = range(sp.get_piece_size())
         pieces = [sp.id_to_piece(i) for i in ids]
         byte_piece = np.array([sp.is_byte(i) for i in ids])
@@ -469,8 +466,8 @@ def linear(x: Tensor, *weights: Tensor, scale: Tensor | None = None) -> Tensor:
 def convolve(x: Tensor, taps: Tensor) -> Tensor:
     """Short causal convolution: each of (B, T, D) gets shares `taps` (reach, D) of those before it, a filter a channel (Canon layers,
     arXiv:2512.17351). Rolls with a mask, because each padded copy would be a CUDA kernel more."""
-    at = torch.arange(x.size(1), device=x.device)[:, None]
-    return x + sum(tap * torch.roll(x, back, 1) * (at >= back) for back, tap in enumerate(taps.to(x.dtype), 1))
+    left = torch.arange(x.size(1), 0, -1, device=x.device)[:, None]  # tokens from here to the end
+    return x + sum(torch.roll(tap * x * (left > back), back, 1) for back, tap in enumerate(taps.to(x.dtype), 1))
 
 def rotary_table(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
@@ -478,7 +475,7 @@ def rotary_table(length: int, head_dim: int, base: float, device: torch.device) 
     angle = torch.outer(torch.arange(length, dtype=torch.float64), frequency)
     return angle.cos().float().to(device), angle.sin().float().to(device)
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the two halves of each head, a and b, by its position: (B, H, T, head_dim) -> a cos - b sin, b cos + a sin."""
+    """Rotate the two halves of each head, a and b, by its position: (…, head_dim) -> a cos - b sin, b cos + a sin."""
     swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # b, a; a `cat` of rotated halves takes two CUDA kernels more
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return x * torch.cat((cos, cos), -1) + swapped * torch.cat((-sin, sin), -1)
@@ -512,15 +509,15 @@ class Attention(nn.Module):
         if s.HEAD_GATE: self.gate = nn.Parameter(torch.zeros(s.NUM_HEADS, min(s.HEAD_GATE, s.MODEL_DIM)))
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor) -> Tensor:
         B, T, D = x.shape
-        heads = linear(x, self.q, self.k, self.v).view(B, T, -1, self.head_dim).transpose(1, 2)  # one product, not three
-        qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), 1)  # (B, H, T, head_dim)
+        heads = linear(x, self.q, self.k, self.v).view(B, T, -1, self.head_dim)  # one product, not three
+        qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), 2)  # (B, T, H, head_dim)
         if self.key_shift:
-            head, at, channel = (torch.arange(n, device=x.device) for n in qk.shape[1:])
-            late = (head >= self.heads)[:, None, None] & (at > 0)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
-            qk = torch.where(late, torch.roll(qk, 1, 2), qk)
-        gain = F.pad(self.q_gain, (0, self.kv_heads), value=1.0).to(x.dtype)[:, None, None]
-        q, k = rotate(norm(qk) * gain, cos, sin).split((self.heads, self.kv_heads), 1)
-        y = attend(q, k, v, self.window).transpose(1, 2)  # (B, T, H, head_dim)
+            at, head, channel = (torch.arange(n, device=x.device) for n in qk.shape[1:])
+            late = (at > 0)[:, None, None] & (head >= self.heads)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
+            qk = torch.where(late, torch.roll(qk, 1, 1), qk)
+        gain = F.pad(self.q_gain, (0, self.kv_heads), value=1.0).to(x.dtype).expand(B, T, -1)[..., None]
+        q, k = rotate(norm(qk) * gain, cos, sin).split((self.heads, self.kv_heads), 2)
+        y = attend(*(z.transpose(1, 2) for z in (q, k, v)), self.window).transpose(1, 2)  # (B, T, H, head_dim)
         if hasattr(self, "gate"): y = y * 2 * F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype)).sigmoid()[..., None]
         return linear(y.reshape(B, T, D), self.out, scale=scale)
 
@@ -570,7 +567,7 @@ class GPT(nn.Module):
             self.register_buffer(name, table, persistent=False)
     def hidden(self, tokens: Tensor) -> Tensor:
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
-        cos, sin, skips = self.cos[: tokens.size(1)], self.sin[: tokens.size(1)], self.skips.to(self.dtype)
+        (cos, sin), skips = (x[: tokens.size(1), None] for x in (self.cos, self.sin)), self.skips.to(self.dtype)
         x = F.embedding(tokens, self.embed).to(self.dtype)
         if hasattr(self, "bigram"):
             pair = (F.pad(tokens, (1, 0))[:, :-1] * 36313 ^ tokens * 27191) % len(self.bigram)  # large odd factors spread the pairs
@@ -590,8 +587,7 @@ class GPT(nn.Module):
     def nats(self, tokens: Tensor, targets: Tensor, last: int) -> Tensor:
         """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32."""
         return F.cross_entropy(self.logits(tokens, last).flatten(0, 1), targets[:, -last:].flatten(), reduction="none")
-    def weights(self) -> dict[str, np.ndarray]:
-        return {name: p.detach().float().cpu().numpy().copy() for name, p in self.named_parameters()}
+    def weights(self) -> dict[str, np.ndarray]: return {n: p.detach().float().cpu().numpy().copy() for n, p in self.named_parameters()}
     @torch.no_grad()
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Copy weights in by name. Raises UserError unless names and shapes are exactly the model's."""
@@ -626,45 +622,52 @@ def squared_gradients(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, fl
 # Optimizer ============================================================================================================
 def orthogonalize(g: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Quintic Newton-Schulz iteration in a type towards U V^T of each matrix of a stack (n, r, c) (Jordan et al., Muon, 2024)."""
-    a, b, c = 3.4445, -4.7750, 2.0315
     tall = g.size(-2) > g.size(-1)
     x = (g.mT if tall else g).to(dtype)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return (x.mT if tall else x).to(g.dtype)
 
 class Optimizer:
     """Muon for the role matrix, stacked over equal shapes; Adam for the rest, with a learning rate per role."""
     def __init__(self, model: GPT, s: Settings, runtime: Runtime):
-        self.s, self.model, self.stacks, self.dtype = s, model, {}, runtime.dtype  # dtype of Newton-Schulz, which stands rough arithmetic
+        self.s, self.model, self.stacks, self.runtime = s, model, {}, runtime
         self.params = {name: p for name, p in model.named_parameters() if p.numel()}  # a single block has no skips
         self.adam = {role: names for role in ("embed", "table", "vector") if (names := [n for n in self.params if role_of(n) == role])}
         for name, p in self.params.items():
             if role_of(name) == "matrix": self.stacks.setdefault(tuple(p.shape), []).append(name)
         self.momentum = {shape: torch.zeros(len(names), *shape, device=runtime.device) for shape, names in self.stacks.items()}
         self.moments = {n: (torch.zeros_like(p), torch.zeros_like(p)) for n, p in self.params.items() if role_of(n) != "matrix"}
-        self.orthogonalize = torch.compile(orthogonalize, dynamic=False) if runtime.compile else orthogonalize
+        self.orthogonalize = torch.compile(self.orthogonalize_stacks, dynamic=False) if runtime.compile else self.orthogonalize_stacks
+    @staticmethod
+    def orthogonalize_stacks(stacks: list[Tensor], steps: int, dtype: torch.dtype, as_one: bool) -> list[Tensor]:
+        """orthogonalize each stack (n, r, c); `as_one`: filled up with zeros, which stay, to one: far fewer kernels on a GPU."""
+        if not as_one: return [orthogonalize(g, steps, dtype) for g in stacks]
+        wide = [g.mT if g.size(1) > g.size(2) else g for g in stacks]
+        rows, columns = (max(x.size(i) for x in wide) for i in (1, 2))
+        whole = orthogonalize(torch.cat([F.pad(x, (0, columns - x.size(2), 0, rows - x.size(1))) for x in wide]), steps, dtype)
+        parts = [part[:, : x.size(1), : x.size(2)] for part, x in zip(whole.split([len(x) for x in wide]), wide)]
+        return [part.mT if g.size(1) > g.size(2) else part for part, g in zip(parts, stacks)]
     @torch.no_grad()
     def step(self, step: int, lr_scale: float) -> None:
         """One update from the gradients, which are then cleared. `step` counts from 0."""
-        s = self.s
+        s, mu, lr, pushes = self.s, muon_momentum(self.s, step), self.s.MATRIX_LR * lr_scale, []
         if s.GRAD_CLIP_NORM: nn.utils.clip_grad_norm_(self.params.values(), s.GRAD_CLIP_NORM, foreach=True)
-        mu, lr = muon_momentum(s, step), s.MATRIX_LR * lr_scale
         for shape, names in self.stacks.items():
+            pushes.append(torch.stack([self.params[n].grad for n in names]))
+            pushes[-1].lerp_(self.momentum[shape].lerp_(pushes[-1], 1 - mu), mu)
+        updates = self.orthogonalize(pushes, s.MUON_NS_STEPS, self.runtime.dtype, self.runtime.cuda)
+        for (shape, names), update in zip(self.stacks.items(), updates):
             weights = [self.params[n] for n in names]
-            g, m = torch.stack([w.grad for w in weights]), self.momentum[shape]
-            m.lerp_(g, 1 - mu)
-            update = self.orthogonalize(g.lerp_(m, mu), s.MUON_NS_STEPS, self.dtype)
             torch._foreach_mul_(weights, 1 - lr * s.MUON_WEIGHT_DECAY)
             torch._foreach_add_(weights, list(update.unbind()), alpha=-lr * max(1.0, shape[0] / shape[1]) ** 0.5)
         for role, names in self.adam.items():
             weights = [self.params[n] for n in names]
-            grads = [w.grad for w in weights]
             first, second = (list(x) for x in zip(*(self.moments[n] for n in names)))
-            counts = torch.full((len(names),), float(step), device=grads[0].device).unbind()  # where the fused kernel wants them
-            adam(weights, grads, first, second, [], list(counts), fused=True, amsgrad=False, maximize=False, weight_decay=0.0,
+            counts = list(torch.full((len(names),), float(step), device=weights[0].device).unbind())  # where the fused kernel wants them
+            adam(weights, [w.grad for w in weights], first, second, [], counts, fused=True, amsgrad=False, maximize=False, weight_decay=0.0,
                  beta1=s.ADAM_BETA1, beta2=s.ADAM_BETA2, eps=s.ADAM_EPS, lr=(s.VECTOR_LR if role == "vector" else s.EMBED_LR) * lr_scale)
         self.model.zero_grad(set_to_none=True)
     def tensors(self) -> dict[str, Tensor]:
@@ -908,8 +911,7 @@ def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
         else:
             whole = zstandard.get_frame_parameters(data).content_size == size
             raw = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(data, allow_extra_data=False) if whole else b""
-    except (ValueError, zlib.error, zstandard.ZstdError) as e:
-        raise ArtifactError(f"the {codec} data are damaged: {e}") from None
+    except (ValueError, zlib.error, zstandard.ZstdError) as e: raise ArtifactError(f"the {codec} data are damaged: {e}") from None
     if len(raw) != size or not whole:
         raise ArtifactError(f"the {codec} data do not unpack to exactly the {size} bytes that the prefix announces")
     return raw
@@ -1368,8 +1370,7 @@ class Run:
     def load_artifact(self, path: Path) -> GPT:
         """The model that the bytes on disk stand for, with the settings of its header but for EVAL_*, TTT_* and NGRAM_* given by hand."""
         try: settings, weights = decode_artifact(path.read_bytes())
-        except OSError as e:
-            raise UserError(f"cannot read the artifact {path}: {e.strerror}") from None
+        except OSError as e: raise UserError(f"cannot read the artifact {path}: {e.strerror}") from None
         for name, value in ({key: self.s.table[key].default for key in LATER_KEYS} | settings).items():
             if not (name.startswith(("EVAL_", "TTT_", "NGRAM_")) and self.s.sources[name] in ("environment", "command line")):
                 self.s.set(name, str(value), "artifact")
@@ -1493,7 +1494,6 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT  # before the run folder was made, or while scoring alone: there is nothing to keep
+    except KeyboardInterrupt: return 128 + signal.SIGINT  # before the run folder was made, or while scoring alone: there is nothing to keep
 # shared: end main
 if __name__ == "__main__": sys.exit(main())

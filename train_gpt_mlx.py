@@ -281,8 +281,7 @@ def open_shard(path: str | Path) -> np.ndarray:
     try:
         size = path.stat().st_size
         header = np.fromfile(path, "<i4", SHARD_HEADER_BYTES // 4)
-    except OSError as e:
-        raise DataError(f"cannot read the shard {path}: {e.strerror}") from None
+    except OSError as e: raise DataError(f"cannot read the shard {path}: {e.strerror}") from None
     wrong = ""
     if len(header) * 4 < SHARD_HEADER_BYTES: wrong = f"{size} bytes are less than a shard's header of {SHARD_HEADER_BYTES}"
     elif header[0] != SHARD_MAGIC or header[1] != SHARD_VERSION:
@@ -372,8 +371,7 @@ class ByteTable:
             control = np.arange(260) < 4
             return cls(1 - control, control & False, control, ~control, lambda texts: [bytes(i - 4 for i in ids if i > 3) for ids in texts])
         try: sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        except (RuntimeError, OSError) as e:
-            raise DataError(f"TOKENIZER_PATH={path} is not a SentencePiece model: {e}") from None
+        except (RuntimeError, OSError) as e: raise DataError(f"TOKENIZER_PATH={path} is not a SentencePiece model: {e}") from None
         ids = range(sp.get_piece_size())
         pieces = [sp.id_to_piece(i) for i in ids]
         byte_piece = np.array([sp.is_byte(i) for i in ids])
@@ -902,8 +900,7 @@ def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
         else:
             whole = zstandard.get_frame_parameters(data).content_size == size
             raw = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(data, allow_extra_data=False) if whole else b""
-    except (ValueError, zlib.error, zstandard.ZstdError) as e:
-        raise ArtifactError(f"the {codec} data are damaged: {e}") from None
+    except (ValueError, zlib.error, zstandard.ZstdError) as e: raise ArtifactError(f"the {codec} data are damaged: {e}") from None
     if len(raw) != size or not whole:
         raise ArtifactError(f"the {codec} data do not unpack to exactly the {size} bytes that the prefix announces")
     return raw
@@ -1368,8 +1365,7 @@ class Run:
     def load_artifact(self, path: Path) -> GPT:
         """The model that the bytes on disk stand for, with the settings of its header but for EVAL_*, TTT_* and NGRAM_* given by hand."""
         try: settings, weights = decode_artifact(path.read_bytes())
-        except OSError as e:
-            raise UserError(f"cannot read the artifact {path}: {e.strerror}") from None
+        except OSError as e: raise UserError(f"cannot read the artifact {path}: {e.strerror}") from None
         for name, value in ({key: self.s.table[key].default for key in LATER_KEYS} | settings).items():
             if not (name.startswith(("EVAL_", "TTT_", "NGRAM_")) and self.s.sources[name] in ("environment", "command line")):
                 self.s.set(name, str(value), "artifact")
@@ -1493,7 +1489,6 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT  # before the run folder was made, or while scoring alone: there is nothing to keep
+    except KeyboardInterrupt: return 128 + signal.SIGINT  # before the run folder was made, or while scoring alone: there is nothing to keep
 # shared: end main
 if __name__ == "__main__": sys.exit(main())

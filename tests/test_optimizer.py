@@ -59,6 +59,15 @@ def test_newton_schulz_of_a_stack_is_that_of_each_matrix_and_of_any_scale():
     assert not orthogonalize(torch.zeros(2, 3, 4), 5).any()
 
 
+def test_stacks_as_one_give_what_each_gives_alone():
+    """On a GPU stacks of other shapes share one product: zeros fill them up, and tall ones lie on their side."""
+    stacks = [noise(2, 24, 24, seed=1), noise(3, 8, 24, seed=2), noise(2, 48, 16, seed=3), noise(1, 24, 72, seed=4), noise(1, 1, 1, seed=5)]
+    alone, as_one = (Optimizer.orthogonalize_stacks(stacks, 5, torch.float32, together) for together in (False, True))
+    assert [x.shape for x in as_one] == [g.shape for g in stacks]
+    for one, other in zip(as_one, alone):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
 def test_more_steps_come_no_closer_than_fewer_go_wrong():
     """The quintic trades exactness for speed: one step is far off, five are within 0.35 of orthogonal, and so are ten."""
     g = noise(1, 32, 32, seed=2)
