@@ -238,6 +238,8 @@ class Runtime:
         """Set this process's device up and, under torchrun, join the other processes."""
         if self.cuda: torch.cuda.set_device(self.device)
         else: torch.set_flush_denormal(True)
+        if self.compile and not self.cuda and sys.platform == "linux":  # then C++ calls the kernels, not Python: 5% of a step
+            torch._inductor.config.cpp_wrapper = True
         self.steps_in_flight = 2 * self.cuda  # how far the host may run ahead of the device
         if self.world > 1:
             dist.init_process_group("nccl" if self.cuda else "gloo")
@@ -465,7 +467,7 @@ def linear(x: Tensor, *weights: Tensor, scale: Tensor | None = None) -> Tensor:
 
 def convolve(x: Tensor, taps: Tensor) -> Tensor:
     """Short causal convolution: each of (B, T, D) gets shares `taps` (reach, D) of those before it, a filter a channel (Canon layers,
-    arXiv:2512.17351). Rolls with a mask, because each padded copy would be a CUDA kernel more."""
+    arXiv:2512.17351). Rolled after the product, so that no rolled copy is kept; masked, as padding would be a CUDA kernel more."""
     left = torch.arange(x.size(1), 0, -1, device=x.device)[:, None]  # tokens from here to the end
     return x + sum(torch.roll(tap * x * (left > back), back, 1) for back, tap in enumerate(taps.to(x.dtype), 1))
 
@@ -779,8 +781,7 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     from each window once it is scored, at that share of the rates, uncompiled as the referee does, and is put back at the end."""
     n = len(tokens) - 1
     batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
-    nats = np.zeros(n, np.float32)
-    stream = torch.from_numpy(tokens.astype(np.int64)).to(r.device)
+    nats, stream = np.zeros(n, np.float32), torch.from_numpy(tokens.astype(np.int64)).to(r.device)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
     compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and not ttt and len(batches) > 8 else model.nats
     learner, weights = (Optimizer(model, s, dataclasses.replace(r, compile=False)), model.weights()) if ttt else (None, {})
@@ -1200,8 +1201,7 @@ class Stepper:
             for v, mean in zip(values, flat.split([v.numel() for v in values])): v.copy_(mean.view_as(v))
         self.optimizer.step(step, scale)
         if not self.runtime.cuda: return total, None
-        host = torch.empty((), pin_memory=True).copy_(total, non_blocking=True)
-        return host, torch.cuda.current_stream().record_event()
+        return torch.empty((), pin_memory=True).copy_(total, non_blocking=True), torch.cuda.current_stream().record_event()
     def finish(self, launched: tuple[Tensor, torch.cuda.Event | None]) -> float:
         """Wait for a launched step; the mean loss over all devices."""
         if launched[1]: launched[1].synchronize()

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Purpose:  everything that waits for a GPU, in one call: the tests that need one, a profile of the public baseline's shape, then for each
-#           config the profile of a steady step, plain and with CUDA graphs, and the run, its source packed; logs and artifacts in one
-#           folder. What it brings back belongs in docs/hardware.md and in records/. CONFIGS names the configs, where one call may not
-#           last; AUTOTUNE=1 adds a profile with products that Inductor tunes and fuses with what follows them, after minutes of
-#           compiling. What needs no GPU is left for later: other exports of the same weights (scripts/sweep_export.py), scores without the
-#           cache (--eval-only … NGRAM_CACHE=0).
+#           config the profile of a steady step (plain, with CUDA graphs, with other ways to launch) and the run, its source
+#           packed; logs and artifacts in one folder. What it brings back belongs in docs/hardware.md and in records/. CONFIGS names the
+#           configs, where one call may not last; AUTOTUNE=1 adds a profile with products that Inductor tunes and fuses with what follows
+#           them, after minutes of compiling. What needs no GPU is left for later: other exports of the same weights
+#           (scripts/sweep_export.py), scores without the cache (--eval-only … NGRAM_CACHE=0).
 # Hardware: one CUDA device. TRAIN_SECONDS is the training clock; about 400 s of an H200 stand for 1800 s of an RTX 4090.
 # Example:  TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out DATA_PATH=… TOKENIZER_PATH=… VAL_TOKENS=524288
 #           CONFIGS=configs/local_4090_record.env TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out … COMPILE=graphs
@@ -40,6 +40,9 @@ for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_reco
   echo "== $name: profile"
   for compile in on graphs; do
     python3 scripts/profile_step.py --config "$config" "$@" COMPILE=$compile 2>&1 | tee "$out/$name.profile_$compile.md" || failed=1
+  done
+  for option in combo_kernels cpp_wrapper; do # fewer launches, and launches from C++
+    python3 scripts/profile_step.py --config "$config" "$@" inductor.$option=True 2>&1 | tee "$out/$name.profile_$option.md" || failed=1
   done
   if [[ -n "${AUTOTUNE:-}" ]]; then
     TORCHINDUCTOR_MAX_AUTOTUNE=1 python3 scripts/profile_step.py --config "$config" "$@" 2>&1 | tee "$out/$name.profile_autotuned.md" || failed=1

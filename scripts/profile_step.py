@@ -1,22 +1,25 @@
 #!/usr/bin/env python3
 """Profile one steady training step: where its time goes, what the device could do at best, and how idle it is.
 
-    python3 scripts/profile_step.py --config configs/local_4090_baseline.env [KEY=VALUE ...]
+    python3 scripts/profile_step.py --config configs/local_4090_baseline.env [KEY=VALUE ...] [inductor.NAME=VALUE ...]
 
 Takes the trainer's own command line and prints a Markdown table for docs/hardware.md. Runs on CUDA and on the CPU; about a
-minute. The device's rates are measured here, with a large matrix product in the type of the activations and a large copy.
+minute. `inductor.combo_kernels=True` tries an option of PyTorch's compiler that the trainer does not set. The device's rates are
+measured here, with a large matrix product in the type of the activations and a large copy.
 Roofline: each operation takes at least the larger of FLOPs / rate and bytes / bandwidth (Williams et al., CACM 2009); the
 bytes are those of operations that read their inputs and write their outputs once, elementwise chains fused into one.
 """
 
 from __future__ import annotations
 
+import ast
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
+import torch._inductor.config
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -82,9 +85,21 @@ def device_seconds(prof, runtime) -> dict[str, float]:
     return busy
 
 
+def take_compiler_options(argv: list[str]) -> list[str]:
+    """Set what `inductor.NAME=VALUE` says, and return the other arguments. Raises UserError."""
+    for option in (item for item in argv if item.startswith("inductor.")):
+        name, _, value = option.removeprefix("inductor.").partition("=")
+        try:
+            setattr(torch._inductor.config, name, ast.literal_eval(value))
+        except (AttributeError, ValueError, SyntaxError):
+            advice = "no option of torch._inductor.config, or no Python value; try inductor.combo_kernels=True"
+            raise train_gpt.UserError(f"{option}: {advice}") from None
+    return [item for item in argv if not item.startswith("inductor.")]
+
+
 def main() -> int:
     try:
-        s = train_gpt.load_settings(sys.argv[1:])
+        s = train_gpt.load_settings(take_compiler_options(sys.argv[1:]))
         runtime = train_gpt.resolve_device(s)
         runtime.start()
         model = train_gpt.GPT(s, runtime)
