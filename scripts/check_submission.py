@@ -60,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     for folder in args.folders:
         if not folder.exists() and not folder.is_symlink():
             parser.error(f"there is no {folder}")
+        inside = sorted(path.parent for path in folder.glob("*/submission.json"))
+        if inside and not (folder / "submission.json").exists():
+            parser.error(f"{folder} is no record, but holds some ({len(inside)}); name one, as {inside[0]}, or all: {folder}/2*")
     reports = [check(folder, args.proposed) for folder in args.folders]
     status = int(any(report.findings for report in reports))
     if args.json:

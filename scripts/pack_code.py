@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         args.target.parent.mkdir(parents=True, exist_ok=True)
         with open(args.target, "xb") as file:
             file.write(made)
+    except FileExistsError:
+        print(f"error: {args.target} exists and is kept as it is; choose another name, or remove it first", file=sys.stderr)
+        return 2
     except (OSError, source.SourceError) as e:
         print(f"error: {args.source}: {e}", file=sys.stderr)
         return 2

@@ -211,6 +211,8 @@ def test_commands(finished, tmp_path):
     assert checked.returncode == 0 and json.loads(checked.stdout)[0]["clean"] is True, checked.stdout
     assert bash("check_submission_folder.sh").returncode == 2
     assert bash("check_submission_folder.sh", tmp_path / "nowhere").returncode == 2
+    track = bash("check_submission_folder.sh", target.parent)
+    assert track.returncode == 2 and "is no record, but holds some (1)" in track.stderr and target.name in track.stderr
     refused = bash("make_record.sh", f"{RECORD}/2026-11-21_x", finished[0])
     assert refused.returncode == 1 and "L1" in refused.stderr and "no record was made" in refused.stderr
 

@@ -168,6 +168,8 @@ def test_packed_runs_a_self_extracting_copy(ready):
     expand = [sys.executable, "scripts/pack_code.py", "--expand", "packed/train_gpt.py", "readable.py"]
     subprocess.run(expand, cwd=ready.root, check=True, capture_output=True)
     assert (ready.root / "readable.py").read_bytes() == (ready.root / "train_gpt.py").read_bytes()
+    again = subprocess.run(expand, cwd=ready.root, capture_output=True, text=True)
+    assert again.returncode == 2 and "readable.py exists and is kept as it is" in again.stderr
 
 
 def test_runs_in_the_root_from_any_folder(ready, tmp_path):
