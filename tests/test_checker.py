@@ -448,11 +448,11 @@ def test_open_lane_names_text_and_tokenizer_that_are_not_pinned(finished, tmp_pa
     pins = pins_of(folder)
     assert not check(folder, pins).notes
     log(folder, (r"val_tokens_sha256:\w+", "val_tokens_sha256:" + "ab" * 32), (r"tokenizer_sha256:\w+", "tokenizer_sha256:" + "cd" * 32))
-    log(folder, (r"^step:.*\n", ""))
+    log(folder, (r"^step:.*\n", ""), (r"(peak_memory_bytes:.*) train_s:", r"\1 warmup_s:301.5 train_s:"))
     reseal(folder)
     report = check(folder, pins)
-    assert not report.findings and len(report.notes) == 3
-    for words in ("val_tokens_sha256:abababab", "tokenizer_sha256:cdcdcdcd", "no step line"):
+    assert not report.findings and len(report.notes) == 4
+    for words in ("val_tokens_sha256:abababab", "tokenizer_sha256:cdcdcdcd", "no step line", "warmup_s:301.5"):
         assert any(words in note for note in report.notes), words
 
 

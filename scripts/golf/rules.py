@@ -44,6 +44,7 @@ from golf.texts import TextError, read_json, read_text, safe, suspicious_lines
 FASTER_CARDS = re.compile(
     r"\b(5090|A100|A800|H100|H200|H800|H20|GH200|B100|B200|B300|GB200|GB300|L40S|RTX PRO 6000|MI2\d\d|MI3\d\d|TPU)", re.I
 )
+LONG_WARMUP_SECONDS = 300.0  # compiling took 5 to 80 s in the project's own runs
 FIELD_RULES = {"total_bytes": "B4", "code_bytes": "B1", "model_bytes": "B1", "cap_bytes": "B1", "train_seconds": "C1", "validation": "S7"}
 
 
@@ -357,6 +358,8 @@ def check_log(report: Report, name: str, f: LogFacts, track: Track, code: bytes,
             find(name, "D1", f"{safe(shard, 80)} among the training shards", "names like *_train_*.bin", "train on the train shards only")
     if not f.steps:
         report.notes.append(f"{name}: no step line says how the training went; a run of few steps has none (C1)")
+    if (warmup := f.spans.get("warmup", 0.0)) > LONG_WARMUP_SECONDS:
+        report.notes.append(f"{name}: warmup_s:{warmup:g} outside the clock is long; whether the code puts all back is for readers (C2)")
     known = {entry["sha256"]: entry for entry in pins["validation"]}
     if pin := known.get(f.hashes["val_tokens_sha256"]):
         for key, rule in (("targets", "S7"), ("bytes", "S6")):
