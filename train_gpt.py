@@ -518,7 +518,7 @@ class Attention(nn.Module):
             late = (at > 0)[:, None, None] & (head >= self.heads)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
             qk = torch.where(late, torch.roll(qk, 1, 1), qk)
         gain = F.pad(self.q_gain, (0, self.kv_heads), value=1.0).to(x.dtype).expand(B, T, -1)[..., None]
-        q, k = rotate(norm(qk) * gain, cos, sin).split((self.heads, self.kv_heads), 2)
+        q, k = rotate(norm(qk) * gain, cos[:, None], sin[:, None]).split((self.heads, self.kv_heads), 2)
         y = attend(*(z.transpose(1, 2) for z in (q, k, v)), self.window).transpose(1, 2)  # (B, T, H, head_dim)
         if hasattr(self, "gate"): y = y * 2 * F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype)).sigmoid()[..., None]
         return linear(y.reshape(B, T, D), self.out, scale=scale)
@@ -569,7 +569,7 @@ class GPT(nn.Module):
             self.register_buffer(name, table, persistent=False)
     def hidden(self, tokens: Tensor) -> Tensor:
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
-        (cos, sin), skips = (x[: tokens.size(1), None] for x in (self.cos, self.sin)), self.skips.to(self.dtype)
+        cos, sin, skips = self.cos[: tokens.size(1)], self.sin[: tokens.size(1)], self.skips.to(self.dtype)
         x = F.embedding(tokens, self.embed).to(self.dtype)
         if hasattr(self, "bigram"):
             pair = (F.pad(tokens, (1, 0))[:, :-1] * 36313 ^ tokens * 27191) % len(self.bigram)  # large odd factors spread the pairs
