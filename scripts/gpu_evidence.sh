@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Purpose:  everything that waits for a GPU, in one call: the tests that need one, a profile of the public baseline's shape, then for each
-#           config the profile of a steady step (plain, with CUDA graphs, with other ways to launch) and the run, its source
-#           packed; logs and artifacts in one folder. What it brings back belongs in docs/hardware.md and in records/. CONFIGS names the
-#           configs, where one call may not last; AUTOTUNE=1 adds a profile with products that Inductor tunes and fuses with what follows
-#           them, after minutes of compiling. What needs no GPU is left for later: other exports of the same weights
-#           (scripts/sweep_export.py), scores without the cache (--eval-only … NGRAM_CACHE=0).
+#           config the profile of a steady step (plain, with CUDA graphs, with other ways to launch) and the run, its source packed; logs
+#           and artifacts in one folder. What it brings back belongs in docs/hardware.md and in records/. PARTS names some of the parts
+#           (tests, profiles, runs) and CONFIGS some configs, where one call may not last; AUTOTUNE=1 adds a profile with products that
+#           Inductor tunes and fuses with what follows them, after minutes of compiling. What needs no GPU is left for later: other
+#           exports of the same weights (scripts/sweep_export.py), scores without the cache (--eval-only … NGRAM_CACHE=0).
 # Hardware: one CUDA device. TRAIN_SECONDS is the training clock; about 400 s of an H200 stand for 1800 s of an RTX 4090.
 # Example:  TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out DATA_PATH=… TOKENIZER_PATH=… VAL_TOKENS=524288
 #           CONFIGS=configs/local_4090_record.env TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out … COMPILE=graphs
@@ -26,28 +26,37 @@ mkdir -p "$out"
 python3 -c 'import torch; print(torch.__version__, torch.cuda.get_device_name())' | tee "$out/device.txt"
 
 failed=0
-if python3 -c 'import pytest' 2>/dev/null; then
+wanted() { [[ " ${PARTS:-tests profiles runs} " == *" $1 "* ]]; }
+profiled() { # NAME ARGUMENTS: a profile of a steady step, kept as NAME.profile.md
+  local name="$1"
+  shift
+  echo "== profile: $name"
+  python3 scripts/profile_step.py "$@" 2>&1 | tee "$out/$name.profile.md" || failed=1
+}
+
+if wanted tests && python3 -c 'import pytest' 2>/dev/null; then
   python3 -m pytest -q -p no:cacheprovider tests/test_devices.py -k "gpu_gives or graphs_step" 2>&1 | tee "$out/tests.txt" || failed=1
 fi
-# the public 16 MB baseline takes 44 ms for such a step on each of eight H100s (openai/parameter-golf, pull request 151)
-echo "== profile of 9 x 512, 65,536 tokens a step"
-python3 scripts/profile_step.py --config configs/local_4090_baseline.env "$@" NUM_LAYERS=9 MODEL_DIM=512 NUM_HEADS=8 NUM_KV_HEADS=4 \
-  TRAIN_SEQ_LEN=1024 TRAIN_BATCH_TOKENS=65536 2>&1 | tee "$out/public_shape.profile.md" || failed=1
+if wanted profiles; then
+  # the public 16 MB baseline takes 44 ms for such a step on each of eight H100s (openai/parameter-golf, pull request 151)
+  profiled public_shape --config configs/local_4090_baseline.env "$@" NUM_LAYERS=9 MODEL_DIM=512 NUM_HEADS=8 NUM_KV_HEADS=4 \
+    TRAIN_SEQ_LEN=1024 TRAIN_BATCH_TOKENS=65536
+fi
 rm -f "$out/packed/train_gpt.py"
 python3 scripts/pack_code.py train_gpt.py "$out/packed/train_gpt.py"
 for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_record.env}; do
   name="$(basename "$config" .env)"
-  echo "== $name: profile"
-  for compile in on graphs; do
-    python3 scripts/profile_step.py --config "$config" "$@" COMPILE=$compile 2>&1 | tee "$out/$name.profile_$compile.md" || failed=1
-  done
-  for option in combo_kernels cpp_wrapper; do # fewer launches, and launches from C++
-    python3 scripts/profile_step.py --config "$config" "$@" inductor.$option=True 2>&1 | tee "$out/$name.profile_$option.md" || failed=1
-  done
-  if [[ -n "${AUTOTUNE:-}" ]]; then
-    TORCHINDUCTOR_MAX_AUTOTUNE=1 python3 scripts/profile_step.py --config "$config" "$@" 2>&1 | tee "$out/$name.profile_autotuned.md" || failed=1
+  if wanted profiles; then
+    profiled "$name" --config "$config" "$@" COMPILE=on
+    profiled "$name.graphs" --config "$config" "$@" COMPILE=graphs
+    for option in combo_kernels cpp_wrapper ${AUTOTUNE:+max_autotune}; do # fewer launches; launches from C++; tuned products
+      profiled "$name.$option" --config "$config" "$@" inductor.$option=True
+    done
   fi
-  echo "== $name: run"
-  python3 "$out/packed/train_gpt.py" --config "$config" "RUNS_DIR=$out/runs" "RUN_ID=$name" "MAX_WALLCLOCK_SECONDS=${TRAIN_SECONDS:-1800}" "$@" || failed=1
+  if wanted runs; then
+    echo "== run: $name"
+    python3 "$out/packed/train_gpt.py" --config "$config" "RUNS_DIR=$out/runs" "RUN_ID=$name" \
+      "MAX_WALLCLOCK_SECONDS=${TRAIN_SECONDS:-1800}" "$@" || failed=1
+  fi
 done
 exit "$failed"
