@@ -1,0 +1,36 @@
+"""scripts/profile_step.py: a table whose parts make the whole, and options of the compiler."""
+
+import re
+
+import folders  # noqa: F401  puts scripts/ on the path
+import profile_step
+import pytest
+import torch
+
+
+def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["profile_step.py", *map(str, arguments)])
+    status = profile_step.main()
+    return (status, *capsys.readouterr())
+
+
+def test_the_parts_make_the_step(tiny, monkeypatch, capsys):
+    status, out, err = run(monkeypatch, capsys, *tiny.settings(CONV_TAPS=3, HEAD_GATE=12))
+    assert status == 0, err
+    rows = {name.strip(): float(ms) for name, ms in re.findall(r"^\| ([a-z ]+?) *\| (-?[\d.]+) \|", out, re.M)}
+    assert {"matrix products", "elementwise and rest", "optimizer", "idle", "whole step"} <= set(rows)
+    whole = rows.pop("whole step")
+    assert sum(rows.values()) == pytest.approx(whole, abs=0.05)  # each is rounded to a hundredth
+    assert "times its roofline time" in out
+
+
+def test_options_of_the_compiler_are_set(monkeypatch):
+    monkeypatch.setattr(torch._inductor.config, "combo_kernels", False)
+    assert profile_step.take_compiler_options(["A=1", "inductor.combo_kernels=True", "--check"]) == ["A=1", "--check"]
+    assert torch._inductor.config.combo_kernels is True
+
+
+@pytest.mark.parametrize("option", ["inductor.nonsense=1", "inductor.combo_kernels=maybe", "inductor.=1", "inductor.combo_kernels"])
+def test_what_is_no_option_is_refused(tiny, monkeypatch, capsys, option):
+    status, out, err = run(monkeypatch, capsys, *tiny.settings(), option)
+    assert status == 2 and option in err and "inductor.combo_kernels=True" in err
