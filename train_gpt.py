@@ -329,11 +329,12 @@ def load_tokens(pattern: str, limit: int, vocab_size: int) -> np.ndarray:
 class TrainSequences:
     """Training batches in an order that depends on the seed and the step alone, on any number of devices: each epoch shuffles all
     sequences anew. A sequence lies within one shard. Each epoch cuts the shards at another offset, to see other boundaries."""
-    def __init__(self, s: Settings, world: int = 1):
+    def __init__(self, s: Settings, rank: int = 0, world: int = 1):
         paths = find_shards(f"{s.DATA_PATH}/*_train_*.bin")
         self.shards = [open_shard(path) for path in paths]
         self.seq_len, self.seed, self.shuffled_epoch = s.TRAIN_SEQ_LEN, s.SEED, -1
         self.batch_size = s.TRAIN_BATCH_TOKENS // s.TRAIN_SEQ_LEN  # sequences, over all devices
+        self.rank, self.share = rank, self.batch_size // world
         self.ends = np.cumsum([max(0, (len(x) - self.seq_len) // self.seq_len) for x in self.shards])
         self.per_epoch = int(self.ends[-1])
         if not self.per_epoch:
@@ -353,11 +354,10 @@ class TrainSequences:
         shard = int(np.searchsorted(self.ends, pick, "right"))
         start = (pick - (int(self.ends[shard - 1]) if shard else 0)) * self.seq_len + self.offset
         return self.shards[shard][start : start + self.seq_len + 1]
-    def batch(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
-        """The share of one of `world` devices in the batch of a step: (sequences, seq_len + 1) int32."""
-        mine = self.batch_size // world
-        first = step * self.batch_size + rank * mine
-        return np.stack([self.sequence(first + i) for i in range(mine)]).astype(np.int32)
+    def batch(self, step: int) -> np.ndarray:
+        """This device's share of the batch of a step: (sequences, seq_len + 1) int32."""
+        first = step * self.batch_size + self.rank * self.share
+        return np.stack([self.sequence(first + i) for i in range(self.share)]).astype(np.int32)
 
 def prefetch(make: Callable[[int], object], first: int, depth: int = 3) -> Iterator[object]:
     """Yields make(first), make(first + 1), …, computed in a thread, `depth` ahead. Raises what `make` raises."""
@@ -1279,9 +1279,9 @@ class Run:
     def train(self, model: GPT, interrupt: Interrupt) -> dict:
         """Train within the clock; weights.npz is on disk at the end. Returns its meta data. Raises Interrupted, Diverged."""
         s, r, log, clock, data = self.s, self.runtime, self.log, self.clock, self.data
-        stepper, order, checkpoint = Stepper(s, r, model), TrainSequences(s, r.world), self.folder / "checkpoint.npz"
+        stepper, order, checkpoint = Stepper(s, r, model), TrainSequences(s, r.rank, r.world), self.folder / "checkpoint.npz"
         meta = {"step": 0, "reserve_s": self.forecast(model)[0], "data": data.hashes}
-        with clock.span("warmup", r.synchronize): stepper.warm_up(order.batch(0, r.rank, r.world), log)
+        with clock.span("warmup", r.synchronize): stepper.warm_up(order.batch(0), log)
         if checkpoint.exists():
             state, saved = load_arrays(checkpoint)
             meta = self.same_data(saved) | {"reserve_s": meta["reserve_s"]}
@@ -1304,7 +1304,7 @@ class Run:
             clock.book()
             if r.rank == 0: save_arrays(checkpoint, stepper.state(), meta | {"step": step, "seconds": clock.seconds})
 
-        ahead = contextlib.closing(prefetch(lambda step: stepper.prepare(order.batch(step, r.rank, r.world)), step))
+        ahead = contextlib.closing(prefetch(lambda step: stepper.prepare(order.batch(step)), step))
         total, unit = (s.MAX_WALLCLOCK_SECONDS, "s") if s.MAX_WALLCLOCK_SECONDS else (s.ITERATIONS, "steps")
         with ahead as batches, clock.span("train", r.synchronize), log.progress("train", total, unit) as bar:
             while True:
@@ -1456,13 +1456,13 @@ class Run:
         """Say what a run would do, from a few timed steps and windows; warn about what will go wrong. Returns the exit status."""
         s, r, log, model, steps = self.s, self.runtime, self.log, self.build(), 0
         reserve_s, forecast = self.forecast(model)
-        stepper, order = Stepper(s, r, model), TrainSequences(s, r.world)
-        stepper.warm_up(order.batch(0, r.rank, r.world), log)
-        stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0, r.rank, r.world)), 1.0))
+        stepper, order = Stepper(s, r, model), TrainSequences(s, r.rank, r.world)
+        stepper.warm_up(order.batch(0), log)
+        stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0)), 1.0))
         with self.clock.span("steps", r.synchronize):
             while steps < 3 or (steps < 20 and self.clock.read("steps") < 10):
                 steps += 1
-                stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps, r.rank, r.world)), 1.0))
+                stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
         windows, reach = 8 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN, min(s.EVAL_SEQ_LEN, s.ATTN_WINDOW or s.EVAL_SEQ_LEN)
         tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]

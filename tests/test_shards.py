@@ -105,9 +105,9 @@ def folder(tmp_path_factory):
     return path
 
 
-def sequences(folder, seed=1, world=1, **changes):
+def sequences(folder, seed=1, rank=0, world=1, **changes):
     changes = {"TRAIN_SEQ_LEN": SEQ, "TRAIN_BATCH_TOKENS": SEQ * PER_STEP} | changes
-    return TrainSequences(settings(f"DATA_PATH={folder}", f"SEED={seed}", *(f"{k}={v}" for k, v in changes.items())), world)
+    return TrainSequences(settings(f"DATA_PATH={folder}", f"SEED={seed}", *(f"{k}={v}" for k, v in changes.items())), rank, world)
 
 
 def test_each_sequence_is_a_run_of_one_shard_and_comes_once_an_epoch(folder):
@@ -144,9 +144,9 @@ def test_order_follows_the_seed_and_nothing_else(folder):
 
 @pytest.mark.parametrize("world", [2, 3, 6])
 def test_devices_share_the_same_batch(folder, world):
-    whole, shared = sequences(folder), sequences(folder, world=world)
+    whole, shared = sequences(folder), [sequences(folder, rank=rank, world=world) for rank in range(world)]
     for step in range(20):  # over two epochs
-        parts = [shared.batch(step, rank, world) for rank in range(world)]
+        parts = [share.batch(step) for share in shared]
         assert np.array_equal(np.concatenate(parts), whole.batch(step))
         assert parts[0].shape == (PER_STEP // world, SEQ + 1) and parts[0].dtype == np.int32
 
