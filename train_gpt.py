@@ -517,7 +517,7 @@ class Attention(nn.Module):
             at, head, channel = (torch.arange(n, device=x.device) for n in qk.shape[1:])
             late = (at > 0)[:, None, None] & (head >= self.heads)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
             qk = torch.where(late, torch.roll(qk, 1, 1), qk)
-        gain = F.pad(self.q_gain, (0, self.kv_heads), value=1.0).to(x.dtype).expand(B, T, -1)[..., None]
+        gain = F.pad(self.q_gain, (0, self.kv_heads), value=1.0).to(x.dtype).expand(B, T, -1)[..., None]  # summed by rows in backward
         q, k = rotate(norm(qk) * gain, cos[:, None], sin[:, None]).split((self.heads, self.kv_heads), 2)
         y = attend(*(z.transpose(1, 2) for z in (q, k, v)), self.window).transpose(1, 2)  # (B, T, H, head_dim)
         if hasattr(self, "gate"): y = y * 2 * F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype)).sigmoid()[..., None]

@@ -618,14 +618,13 @@ def squared_gradients(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, fl
 # Optimizer ============================================================================================================
 def orthogonalize(g: mx.array, steps: int) -> mx.array:
     """Quintic Newton-Schulz iteration towards U V^T of each matrix of a stack (n, r, c) (Jordan et al., Muon, 2024). MLX: nan in bf16."""
-    a, b, c = 3.4445, -4.7750, 2.0315
     tall = g.shape[-2] > g.shape[-1]
     x = g.swapaxes(-2, -1) if tall else g
     x = x / (mx.sqrt(mx.square(x).sum((-2, -1), keepdims=True)) + 1e-7)
     for _ in range(steps):
         turned = x.swapaxes(-2, -1)
         gram = x @ turned if mx.default_device().type == mx.gpu else cpu_product(x, turned)
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.swapaxes(-2, -1) if tall else x
 
 class Optimizer:
