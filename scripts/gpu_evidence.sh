@@ -50,7 +50,7 @@ for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_reco
     profiled "$name" --config "$config" "$@" COMPILE=on
     profiled "$name.graphs" --config "$config" "$@" COMPILE=graphs
     for option in combo_kernels cpp_wrapper ${AUTOTUNE:+max_autotune}; do # fewer launches; launches from C++; tuned products
-      profiled "$name.$option" --config "$config" "$@" inductor.$option=True
+      profiled "$name.$option" --config "$config" "$@" "inductor.$option=True"
     done
   fi
   if wanted runs; then
