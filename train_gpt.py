@@ -623,7 +623,7 @@ def squared_gradients(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, fl
 
 # Optimizer ============================================================================================================
 def orthogonalize(g: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Quintic Newton-Schulz iteration in a type towards U V^T of each matrix of a stack (n, r, c) (Jordan et al., Muon, 2024)."""
+    """Quintic Newton-Schulz iteration, rough types will do, towards U V^T of each matrix of (n, r, c) (Jordan et al., Muon, 2024)."""
     tall = g.size(-2) > g.size(-1)
     x = (g.mT if tall else g).to(dtype)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)

@@ -34,7 +34,7 @@ profiled() { # NAME ARGUMENTS: a profile of a steady step, kept as NAME.profile.
   python3 scripts/profile_step.py "$@" 2>&1 | tee "$out/$name.profile.md" || failed=1
 }
 
-if wanted tests && python3 -c 'import pytest' 2>/dev/null; then
+if wanted tests; then # without pytest it fails, and says so
   python3 -m pytest -q -p no:cacheprovider tests/test_devices.py -k "gpu_gives or graphs_step" 2>&1 | tee "$out/tests.txt" || failed=1
 fi
 if wanted profiles; then
@@ -42,8 +42,10 @@ if wanted profiles; then
   profiled public_shape --config configs/local_4090_baseline.env "$@" NUM_LAYERS=9 MODEL_DIM=512 NUM_HEADS=8 NUM_KV_HEADS=4 \
     TRAIN_SEQ_LEN=1024 TRAIN_BATCH_TOKENS=65536
 fi
-rm -f "$out/packed/train_gpt.py"
-python3 scripts/pack_code.py train_gpt.py "$out/packed/train_gpt.py"
+if wanted runs; then
+  rm -f "$out/packed/train_gpt.py"
+  python3 scripts/pack_code.py train_gpt.py "$out/packed/train_gpt.py"
+fi
 for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_record.env}; do
   name="$(basename "$config" .env)"
   if wanted profiles; then

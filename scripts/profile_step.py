@@ -85,23 +85,24 @@ def device_seconds(prof, runtime) -> dict[str, float]:
     return busy
 
 
-def take_compiler_options(argv: list[str]) -> list[str]:
-    """Set what `inductor.NAME=VALUE` says, and return the other arguments. Raises UserError."""
-    for option in (item for item in argv if item.startswith("inductor.")):
+def set_compiler_options(options: list[str]) -> None:
+    """Set what each `inductor.NAME=VALUE` says, after Runtime.start, which sets some of its own. Raises UserError."""
+    for option in options:
         name, _, value = option.removeprefix("inductor.").partition("=")
         try:
             setattr(torch._inductor.config, name, ast.literal_eval(value))
         except (AttributeError, ValueError, SyntaxError):
             advice = "no option of torch._inductor.config, or no Python value; try inductor.combo_kernels=True"
             raise train_gpt.UserError(f"{option}: {advice}") from None
-    return [item for item in argv if not item.startswith("inductor.")]
 
 
 def main() -> int:
     try:
-        s = train_gpt.load_settings(take_compiler_options(sys.argv[1:]))
+        options = [item for item in sys.argv[1:] if item.startswith("inductor.")]
+        s = train_gpt.load_settings([item for item in sys.argv[1:] if item not in options])
         runtime = train_gpt.resolve_device(s)
         runtime.start()
+        set_compiler_options(options)
         model = train_gpt.GPT(s, runtime)
         model.load_weights(train_gpt.initial_weights(s, model.weights()))
         order, stepper = train_gpt.TrainSequences(s), train_gpt.Stepper(s, runtime, model)
