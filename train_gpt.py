@@ -26,9 +26,8 @@ from tqdm import tqdm
 # shared: end imports
 import atexit, importlib.util
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed as dist, nn
 from torch.optim.adam import adam
 
 # Settings =============================================================================================================
@@ -213,7 +212,7 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
 
 BACKEND_SETTINGS = [
     Setting("DEVICE", "auto", "auto|cuda|cpu", "where to run; auto: CUDA if there is one"),
-    Setting("COMPILE", "auto", "auto|on|off|graphs", "torch.compile; auto: on CUDA only (a CPU needs a minute); graphs: with CUDA graphs"),
+    Setting("COMPILE", "auto", "auto|on|off", "torch.compile; auto: on CUDA, with CUDA graphs; on: without them, and on CPUs (a minute)"),
     Setting("MICROBATCH_TOKENS", 0, (0, 2**26), "tokens per forward and backward pass on a device; 0: the whole batch at once"),
     Setting("EVAL_BATCH_TOKENS", 65_536, (2, 2**26), "tokens per forward pass while scoring"),
 ]
@@ -226,6 +225,7 @@ class Runtime:
     dtype: torch.dtype
     compile: bool
     notes: list[str]
+    graphs: bool = False  # CUDA graphs: the host launches the hundreds of kernels of a forward or backward pass at once
     rank: int = int(os.environ.get("RANK", 0))
     world: int = int(os.environ.get("WORLD_SIZE", 1))
     control: object = None  # gloo group for the numbers that all ranks must agree on
@@ -266,16 +266,13 @@ def resolve_device(s: Settings) -> Runtime:
     """Pick device, precision and compilation; fall back with a reason where the machine lacks something. Raises UserError."""
     notes: list[str] = []
     dtype, use_compile = torch.float32 if s.PRECISION == "fp32" else torch.bfloat16, s.COMPILE != "off"
-    if s.COMPILE == "graphs" and s.MICROBATCH_TOKENS:  # each graph would overwrite the gradients of the one before
-        raise UserError(f"COMPILE=graphs cannot sum gradients over microbatches; type MICROBATCH_TOKENS=0, not {s.MICROBATCH_TOKENS}")
     if not torch.cuda.is_available() or s.DEVICE == "cpu":
         if s.DEVICE == "cuda":
             raise UserError("DEVICE=cuda: torch finds no CUDA device; try\n  bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env")
         if s.DEVICE == "auto": notes.append("no CUDA device: running on the CPU")
         compiler = any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
-        wanted = s.COMPILE in ("on", "graphs")
-        if wanted and not compiler: notes.append(f"COMPILE={s.COMPILE}, but there is no C++ compiler: running without torch.compile")
-        return Runtime(torch.device("cpu"), dtype if s.PRECISION == "bf16" else torch.float32, wanted and compiler, notes)
+        if s.COMPILE == "on" and not compiler: notes.append("COMPILE=on, but there is no C++ compiler: running without torch.compile")
+        return Runtime(torch.device("cpu"), dtype if s.PRECISION == "bf16" else torch.float32, s.COMPILE == "on" and compiler, notes)
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     capability = torch.cuda.get_device_capability(device)
     if dtype is torch.bfloat16 and capability < (8, 0):
@@ -283,7 +280,8 @@ def resolve_device(s: Settings) -> Runtime:
         dtype = torch.float32
     triton = capability >= (7, 0) and importlib.util.find_spec("triton") is not None
     if use_compile and not triton: notes.append(f"no Triton (capability {capability}, {platform.system()}): running without torch.compile")
-    return Runtime(device, dtype, use_compile and triton, notes)
+    graphs = s.COMPILE == "auto" and triton and Runtime.world == 1 and not s.MICROBATCH_TOKENS  # a graph overwrites its last gradients
+    return Runtime(device, dtype, use_compile and triton, notes, graphs)
 
 # Shards and batches ===================================================================================================
 # shared: begin shards
@@ -1182,7 +1180,7 @@ class Stepper:
     def __init__(self, s: Settings, runtime: Runtime, model: GPT):
         self.s, self.runtime, self.model = s, runtime, model
         self.optimizer = Optimizer(model, s, runtime)
-        mode = "reduce-overhead" if s.COMPILE == "graphs" else None  # CUDA graphs: the host launches hundreds of kernels a step at once
+        mode = "reduce-overhead" if runtime.graphs else None
         self.nats = torch.compile(model.nats, dynamic=False, mode=mode) if runtime.compile else model.nats
     def prepare(self, batch: np.ndarray) -> Tensor:
         """Tokens as a tensor, pinned for the copy to a GPU; called in the prefetch thread."""
@@ -1215,16 +1213,18 @@ class Stepper:
         torch.set_rng_state(torch.from_numpy(state["rng"]))
         for name, tensor in self.tensors().items(): tensor.copy_(torch.from_numpy(state[name]))
     def warm_up(self, batch: np.ndarray, log: Log) -> None:
-        """Compile by running steps on a batch, then put everything back. Without a compiler that works, go on without."""
-        if not self.runtime.compile: return
+        """Compile by running steps on a batch, then put everything back. What fails is gone without: CUDA graphs first, then compiling."""
         saved = self.state()
-        try:
-            for _ in range(3): self.finish(self.launch(0, self.prepare(batch), 1.0))  # to compile, to record CUDA graphs, to replay them
-        except Exception as e:  # the compiler's own errors have many types; a real bug shows again in the uncompiled run
-            log(f"note: torch.compile failed, running without it: {type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}")
-            self.runtime.compile, self.nats = False, self.model.nats
-            self.model.zero_grad()
-            self.optimizer = Optimizer(self.model, self.s, self.runtime)
+        while self.runtime.compile:
+            try:
+                for _ in range(3): self.finish(self.launch(0, self.prepare(batch), 1.0))  # compiles, records CUDA graphs, replays them
+                break
+            except Exception as e:  # the compiler's own errors have many types; a real bug shows again in the uncompiled run
+                self.runtime.compile, self.runtime.graphs = self.runtime.graphs, False
+                what = "torch.compile failed, running without " + ("CUDA graphs" if self.runtime.compile else "it")
+                log(f"note: {what}: {type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}")
+                self.model.zero_grad()
+                self.__init__(self.s, self.runtime, self.model)
         self.load_state(saved)
 
 # shared: begin main

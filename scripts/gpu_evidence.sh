@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Purpose:  everything that waits for a GPU, in one call: the tests that need one, a profile of the public baseline's shape, then for each
-#           config the profile of a steady step (plain, with CUDA graphs, with other ways to launch) and the run, its source packed; logs
+#           config the profile of a steady step (as it is, without CUDA graphs, with fewer kernels) and the run, its source packed; logs
 #           and artifacts in one folder. What it brings back belongs in docs/hardware.md and in records/. PARTS names some of the parts
 #           (tests, profiles, runs) and CONFIGS some configs, where one call may not last; AUTOTUNE=1 adds a profile with products that
 #           Inductor tunes and fuses with what follows them, after minutes of compiling. What needs no GPU is left for later: other
 #           exports of the same weights (scripts/sweep_export.py), scores without the cache (--eval-only … NGRAM_CACHE=0).
 # Hardware: one CUDA device. TRAIN_SECONDS is the training clock; about 400 s of an H200 stand for 1800 s of an RTX 4090.
 # Example:  TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out DATA_PATH=… TOKENIZER_PATH=… VAL_TOKENS=524288
-#           CONFIGS=configs/local_4090_record.env TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out … COMPILE=graphs
+#           PARTS=runs CONFIGS=configs/local_4090_record.env TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out …
 # The arguments after the folder go to every run as they are. Uses the running python3, which must have the packages.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -49,9 +49,9 @@ fi
 for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_record.env}; do
   name="$(basename "$config" .env)"
   if wanted profiles; then
-    profiled "$name" --config "$config" "$@" COMPILE=on
-    profiled "$name.graphs" --config "$config" "$@" COMPILE=graphs
-    for option in combo_kernels cpp_wrapper ${AUTOTUNE:+max_autotune}; do # fewer launches; launches from C++; tuned products
+    profiled "$name" --config "$config" "$@"
+    profiled "$name.no_graphs" --config "$config" "$@" COMPILE=on
+    for option in combo_kernels ${AUTOTUNE:+max_autotune}; do
       profiled "$name.$option" --config "$config" "$@" "inductor.$option=True"
     done
   fi
