@@ -26,9 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_gpt  # noqa: E402
 
 STEPS, REPEATS = 10, 5
-KINDS = {  # by the names of kernels and CPU operators, first match wins
-    "attention": ("flash", "fmha", "attention", "sdpa"),
-    "matrix products": ("gemm", "gemv", "mm", "cutlass", "nvjet", "sm90_", "sm80_", "ampere_", "dot"),
+KINDS = {  # by the names of kernels and CPU operators, first match wins; Inductor's name what they were fused from, products too
+    "elementwise and rest": ("triton_poi", "triton_per", "triton_red", "cpp_fused", "multi_tensor"),
+    "attention": ("flash", "fmha", "attention", "sdpa", "cudnn::fusion"),
+    "matrix products": ("gemm", "gemv", "mm", "cutlass", "nvjet", "splitk", "sm90_", "sm80_", "ampere_", "dot"),
 }
 
 
