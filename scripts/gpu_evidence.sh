@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Purpose:  everything that waits for a GPU, in one call: the tests that need one, a profile of the public baseline's shape, then for each
-#           config the profile of a steady step (as it is, without CUDA graphs, with fewer kernels) and the run, its source packed; logs
+#           config the profile of a steady step (as it is, without CUDA graphs, with options of Inductor's) and the run, its source packed; logs
 #           and artifacts in one folder. What it brings back belongs in docs/hardware.md and in records/. PARTS names some of the parts
 #           (tests, profiles, runs) and CONFIGS some configs, where one call may not last; AUTOTUNE=1 adds a profile with products that
 #           Inductor tunes and fuses with what follows them, after minutes of compiling. What needs no GPU is left for later: other
@@ -51,8 +51,8 @@ for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_reco
   if wanted profiles; then
     profiled "$name" --config "$config" "$@"
     profiled "$name.no_graphs" --config "$config" "$@" COMPILE=on
-    for option in combo_kernels ${AUTOTUNE:+max_autotune}; do
-      profiled "$name.$option" --config "$config" "$@" "inductor.$option=True"
+    for option in combo_kernels=True coordinate_descent_tuning=True triton.mix_order_reduction_split_size=256 ${AUTOTUNE:+max_autotune=True}; do
+      profiled "$name.${option%%=*}" --config "$config" "$@" "inductor.$option"
     done
   fi
   if wanted runs; then

@@ -3,9 +3,10 @@
 
     python3 scripts/profile_step.py --config configs/local_4090_baseline.env [KEY=VALUE ...] [inductor.NAME=VALUE ...]
 
-Takes the trainer's own command line and prints a Markdown table for docs/hardware.md. Runs on CUDA and on the CPU; about a
-minute. `inductor.combo_kernels=True` tries an option of PyTorch's compiler that the trainer does not set. The device's rates are
-measured here, with a large matrix product in the type of the activations and a large copy.
+Takes the trainer's own command line and prints a Markdown table for docs/hardware.md, then the kernels that take longest.
+Runs on CUDA and on the CPU; about a minute. `inductor.combo_kernels=True` tries an option of PyTorch's compiler that the
+trainer does not set. The device's rates are measured here, with a large matrix product in the type of the activations and a
+large copy.
 Roofline: each operation takes at least the larger of FLOPs / rate and bytes / bandwidth (Williams et al., CACM 2009); the
 bytes are those of operations that read their inputs and write their outputs once, elementwise chains fused into one.
 """
@@ -25,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_gpt  # noqa: E402
 
-STEPS, REPEATS = 10, 5
+STEPS, REPEATS, LONGEST = 10, 5, 40
 KINDS = {  # by the names of kernels and CPU operators, first match wins; Inductor's name what they were fused from, products too
     "elementwise and rest": ("triton_poi", "triton_per", "triton_red", "cpp_fused", "multi_tensor"),
     "attention": ("flash", "fmha", "attention", "sdpa", "cudnn::fusion"),
@@ -76,13 +77,18 @@ def operations(s, element_bytes: int) -> list[tuple[str, float, float]]:
     return rows
 
 
-def device_seconds(prof, runtime) -> dict[str, float]:
-    """Busy seconds by kind: kernels on CUDA, self time of operators on the CPU."""
+def device_work(prof, runtime) -> list[tuple[float, int, str]]:
+    """(busy seconds, calls, name) of the kernels on CUDA, of the operators on the CPU (their own time), longest first."""
+    events = [e for e in prof.key_averages() if (e.device_type.name == "CUDA") == runtime.cuda]
+    spent = [((e.self_device_time_total if runtime.cuda else e.self_cpu_time_total) / 1e6, e.count, e.key) for e in events]
+    return sorted(spent, reverse=True)
+
+
+def by_kind(work: list[tuple[float, int, str]]) -> dict[str, float]:
+    """Busy seconds by kind."""
     busy: dict[str, float] = {}
-    for event in prof.key_averages():
-        micros = event.self_device_time_total if runtime.cuda else event.self_cpu_time_total
-        if (event.device_type.name == "CUDA") == runtime.cuda:
-            busy[kind_of(event.key)] = busy.get(kind_of(event.key), 0.0) + micros / 1e6
+    for seconds, _, name in work:
+        busy[kind_of(name)] = busy.get(kind_of(name), 0.0) + seconds
     return busy
 
 
@@ -118,25 +124,25 @@ def main() -> int:
             launched = stepper.launch(0, batch, 0.0)  # at rates of 0, so that hundreds of such steps do no harm to the weights
         stepper.finish(launched)
 
-    def busy_seconds() -> dict[str, float]:
+    def busy_work() -> list[tuple[float, int, str]]:
         with profile(activities=[ProfilerActivity.CUDA if runtime.cuda else ProfilerActivity.CPU]) as prof:
             steps()
             runtime.synchronize()
-        return {kind: spent / STEPS for kind, spent in device_seconds(prof, runtime).items()}
+        return [(seconds / STEPS, calls // STEPS, name) for seconds, calls, name in device_work(prof, runtime)]
 
     def wall_seconds() -> float:
         return statistics.median(seconds_of(steps, runtime, 1) for _ in range(REPEATS if runtime.cuda else 1)) / STEPS
 
-    full = wall_seconds()
+    full, longest = wall_seconds(), busy_work()
     if runtime.cuda:
-        whole = sum(busy_seconds().values())
+        whole = sum(seconds for seconds, _, _ in longest)
         begin = time.perf_counter()
         for batch in batches[:2]:  # few, so that the device's queue does not fill up and make the host wait
             stepper.launch(0, batch, 0.0)
         launching = (time.perf_counter() - begin) / 2
         runtime.synchronize()
     stepper.optimizer.step = lambda *_: model.zero_grad(set_to_none=True)  # from here on without the update
-    busy = busy_seconds()
+    busy = by_kind(busy_work())
     if runtime.cuda:
         optimizer = whole - sum(busy.values())
     else:  # the profiler slows a CPU down: take its shares, not its seconds
@@ -160,6 +166,10 @@ def main() -> int:
     print(f"{total}\n\nThe step takes {full / sum(floor.values()):.2f} times its roofline time.")
     if runtime.cuda:
         print(f"The host takes {1e3 * launching:.2f} ms to launch it.")
+    what = f"the {LONGEST} longest of {len(longest)} {'kernels' if runtime.cuda else 'operators'}"
+    print(f"\n| {what} | calls | ms a step | counted as |\n|---|---|---|---|")
+    for seconds, calls, name in longest[:LONGEST]:
+        print(f"| {name[:120].replace('|', '/')} | {calls} | {1e3 * seconds:.3f} | {kind_of(name)} |")
     return 0
 
 

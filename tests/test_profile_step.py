@@ -22,6 +22,24 @@ def test_the_parts_make_the_step(tiny, monkeypatch, capsys):
     whole = rows.pop("whole step")
     assert sum(rows.values()) == pytest.approx(whole, abs=0.05)  # each is rounded to a hundredth
     assert "times its roofline time" in out
+    longest = [float(ms) for ms in re.findall(r"^\| .* \| \d+ \| ([\d.]+) \| [a-z ]+ \|$", out, re.M)]
+    assert len(longest) == profile_step.LONGEST and longest == sorted(longest, reverse=True) and longest[0] > 0
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_26", "attention"),
+        ("void cudnn::fusion::compute_dot_do_o_specialized<true, 64>(void const*)", "attention"),
+        ("triton_per_fused__scaled_dot_product_cudnn_attention_backward_mul_sigmoid_9", "elementwise and rest"),
+        ("triton_per_fused__fused_rms_norm_backward__to_copy_add_mm_mul_roll_select_20", "elementwise and rest"),
+        ("nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NNN", "matrix products"),
+        ("void cublasLt::splitKreduce_kernel<32, 16, int, float>", "matrix products"),
+        ("aten::mm", "matrix products"),
+    ],
+)
+def test_kernels_are_told_apart(name, kind):
+    assert profile_step.kind_of(name) == kind
 
 
 def test_options_of_the_compiler_are_set(monkeypatch):
