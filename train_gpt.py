@@ -780,8 +780,8 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     n = len(tokens) - 1
     batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
     nats, stream = np.zeros(n, np.float32), torch.from_numpy(tokens.astype(np.int64)).to(r.device)
-    usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
-    compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and not ttt and len(batches) > 8 else model.nats
+    usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others, or a few, are not worth a compilation
+    compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and not ttt and len(batches) > 256 else model.nats
     learner, weights = (Optimizer(model, s, dataclasses.replace(r, compile=False)), model.weights()) if ttt else (None, {})
     mine = batches if ttt else batches[r.rank :: r.world]
     with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):

@@ -28,7 +28,7 @@ import train_gpt  # noqa: E402
 
 STEPS, REPEATS, LONGEST = 10, 5, 40
 KINDS = {  # by the names of kernels and CPU operators, first match wins; Inductor's name what they were fused from, products too
-    "elementwise and rest": ("triton_poi", "triton_per", "triton_red", "cpp_fused", "multi_tensor"),
+    "elementwise and rest": ("triton_poi", "triton_per", "triton_red", "cpp_fused", "compiledfxgraph", "multi_tensor"),
     "attention": ("flash", "fmha", "attention", "sdpa", "cudnn::fusion"),
     "matrix products": ("gemm", "gemv", "mm", "cutlass", "nvjet", "splitk", "sm90_", "sm80_", "ampere_", "dot"),
 }
@@ -62,17 +62,20 @@ def measured_rates(runtime) -> tuple[float, float]:
 def operations(s, element_bytes: int) -> list[tuple[str, float, float]]:
     """(kind, FLOPs, bytes) of the operations of forward and backward over a whole batch; backward is twice the forward."""
     tokens, width, kv = s.TRAIN_BATCH_TOKENS, s.MODEL_DIM, s.MODEL_DIM // s.NUM_HEADS * s.NUM_KV_HEADS
-    hidden = s.MLP_MULT * width
+    hidden, pairs = s.MLP_MULT * width, s.BIGRAM_DIM if s.BIGRAM_ROWS else 0
     products = [(width, width), (width, kv), (width, kv), (width, width), (width, hidden), (hidden, width)] * s.NUM_LAYERS
     rows = []
-    for n_in, n_out in products + [(width, s.VOCAB_SIZE)]:
+    for n_in, n_out in products + [(width, s.VOCAB_SIZE)] + [(pairs, width)] * bool(pairs):
         traffic = element_bytes * (tokens * (n_in + n_out) + n_in * n_out)
         rows.append(("matrix products", 3 * 2 * tokens * n_in * n_out, 3 * traffic))
-    for _ in range(s.NUM_LAYERS):
-        # causal scores and their use, half of the square; backward computes the scores again, so 3.5 times the forward
-        rows.append(("attention", 3.5 * 2 * tokens * s.TRAIN_SEQ_LEN * width, 3 * element_bytes * tokens * 2 * (width + kv)))
-        # mix and norm, norm of queries and keys with rotation, residual and norm, squared activation
-        rows.append(("elementwise and rest", 0.0, 3 * element_bytes * tokens * (3 * width + 2 * (width + kv) + 3 * width + 2 * hidden)))
+    # causal scores and their use, half of the square; backward computes the scores again, so 3.5 times the forward
+    attention = ("attention", 3.5 * 2 * tokens * s.TRAIN_SEQ_LEN * width, 3 * element_bytes * tokens * 2 * (width + kv))
+    # of each token, numbers read and written: mix and norm, norm of queries and keys with rotation, residual and norm, squared activation
+    passes = 3 * width + 2 * (width + kv) + 3 * width + 2 * hidden
+    passes += 2 * width * (2 * bool(s.CONV_TAPS) + bool(s.HEAD_GATE))  # two convolutions, gates
+    once = 3 * width * (s.NUM_LAYERS // 2) + 2 * width * bool(s.SMEAR) + (pairs + 2 * width) * bool(pairs)  # skips, smear, sum with pairs
+    rows += [attention] * s.NUM_LAYERS
+    rows.append(("elementwise and rest", 0.0, 3 * element_bytes * tokens * (s.NUM_LAYERS * passes + once)))
     rows.append(("elementwise and rest", 0.0, 2 * element_bytes * tokens * s.VOCAB_SIZE))  # softcap and cross-entropy
     return rows
 
@@ -109,6 +112,8 @@ def main() -> int:
         s = train_gpt.load_settings([item for item in sys.argv[1:] if item not in options])
         runtime = train_gpt.resolve_device(s)
         runtime.start()
+        if not runtime.cuda:  # a graph called from C++ is a single operator to the profiler
+            torch._inductor.config.cpp_wrapper = False
         set_compiler_options(options)
         model = train_gpt.GPT(s, runtime)
         model.load_weights(train_gpt.initial_weights(s, model.weights()))

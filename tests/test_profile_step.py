@@ -36,6 +36,7 @@ def test_the_parts_make_the_step(tiny, monkeypatch, capsys):
         ("nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NNN", "matrix products"),
         ("void cublasLt::splitKreduce_kernel<32, 16, int, float>", "matrix products"),
         ("aten::mm", "matrix products"),
+        ("## Call CompiledFxGraph fhmizmm6dot ##", "elementwise and rest"),
     ],
 )
 def test_kernels_are_told_apart(name, kind):
