@@ -3,7 +3,8 @@
 #           config the profile of a steady step (as it is, without CUDA graphs, with options of Inductor's) and the run, its source packed; logs
 #           and artifacts in one folder. What it brings back belongs in docs/hardware.md and in records/. PARTS names some of the parts
 #           (tests, profiles, runs) and CONFIGS some configs, where one call may not last; AUTOTUNE=1 adds a profile with products that
-#           Inductor tunes and fuses with what follows them, after minutes of compiling. What needs no GPU is left for later: other
+#           Inductor tunes and fuses with what follows them, after minutes of compiling; AHEAD=1 first compiles for all profiles at once, which
+#           saves minutes on a card of 40 GB or more with many cores beside it. What needs no GPU is left for later: other
 #           exports of the same weights (scripts/sweep_export.py), scores without the cache (--eval-only … NGRAM_CACHE=0).
 # Hardware: one CUDA device. TRAIN_SECONDS is the training clock; about 400 s of an H200 stand for 1800 s of an RTX 4090.
 # Example:  TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out DATA_PATH=… TOKENIZER_PATH=… VAL_TOKENS=524288
@@ -26,39 +27,51 @@ mkdir -p "$out"
 python3 -c 'import torch; print(torch.__version__, torch.cuda.get_device_name())' | tee "$out/device.txt"
 
 failed=0
+configs="${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_record.env}"
 wanted() { [[ " ${PARTS:-tests profiles runs} " == *" $1 "* ]]; }
 profiled() { # NAME ARGUMENTS: a profile of a steady step, kept as NAME.profile.md
   local name="$1"
   shift
+  if [ -n "${compiling:-}" ]; then # fill the compiler's caches; the numbers, of a crowded card, are thrown away
+    python3 scripts/profile_step.py "$@" >/dev/null 2>&1 &
+    return
+  fi
   echo "== profile: $name"
   python3 scripts/profile_step.py "$@" 2>&1 | tee "$out/$name.profile.md" || failed=1
+}
+profiles() { # ARGUMENTS: all profiles
+  # the public 16 MB baseline takes 44 ms for such a step on each of eight H100s (openai/parameter-golf, pull request 151)
+  profiled public_shape --config configs/local_4090_baseline.env "$@" NUM_LAYERS=9 MODEL_DIM=512 NUM_HEADS=8 NUM_KV_HEADS=4 \
+    TRAIN_SEQ_LEN=1024 TRAIN_BATCH_TOKENS=65536
+  local config name option
+  for config in $configs; do
+    name="$(basename "$config" .env)"
+    profiled "$name" --config "$config" "$@"
+    profiled "$name.no_graphs" --config "$config" "$@" COMPILE=on
+    for option in combo_kernels=True coordinate_descent_tuning=True triton.mix_order_reduction_split_size=256 ${AUTOTUNE:+max_autotune=True}; do
+      profiled "$name.${option%%=*}" --config "$config" "$@" "inductor.$option"
+    done
+  done
 }
 
 if wanted tests; then # without pytest it fails, and says so
   python3 -m pytest -q -p no:cacheprovider tests/test_devices.py -k "gpu_gives or graphs_step" 2>&1 | tee "$out/tests.txt" || failed=1
 fi
 if wanted profiles; then
-  # the public 16 MB baseline takes 44 ms for such a step on each of eight H100s (openai/parameter-golf, pull request 151)
-  profiled public_shape --config configs/local_4090_baseline.env "$@" NUM_LAYERS=9 MODEL_DIM=512 NUM_HEADS=8 NUM_KV_HEADS=4 \
-    TRAIN_SEQ_LEN=1024 TRAIN_BATCH_TOKENS=65536
+  if [ -n "${AHEAD:-}" ]; then
+    echo "== compiling for all profiles"
+    compiling=1 profiles "$@"
+    wait
+  fi
+  profiles "$@"
 fi
 if wanted runs; then
   rm -f "$out/packed/train_gpt.py"
   python3 scripts/pack_code.py train_gpt.py "$out/packed/train_gpt.py"
-fi
-for config in ${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_record.env}; do
-  name="$(basename "$config" .env)"
-  if wanted profiles; then
-    profiled "$name" --config "$config" "$@"
-    profiled "$name.no_graphs" --config "$config" "$@" COMPILE=on
-    for option in combo_kernels=True coordinate_descent_tuning=True triton.mix_order_reduction_split_size=256 ${AUTOTUNE:+max_autotune=True}; do
-      profiled "$name.${option%%=*}" --config "$config" "$@" "inductor.$option"
-    done
-  fi
-  if wanted runs; then
-    echo "== run: $name"
-    python3 "$out/packed/train_gpt.py" --config "$config" "RUNS_DIR=$out/runs" "RUN_ID=$name" \
+  for config in $configs; do
+    echo "== run: $config"
+    python3 "$out/packed/train_gpt.py" --config "$config" "RUNS_DIR=$out/runs" "RUN_ID=$(basename "$config" .env)" \
       "MAX_WALLCLOCK_SECONDS=${TRAIN_SECONDS:-1800}" "$@" || failed=1
-  fi
-done
+  done
+fi
 exit "$failed"
