@@ -1449,7 +1449,7 @@ class Run:
     def check(self) -> int:
         """Say what a run would do, from a few timed steps and windows; warn about what will go wrong. Returns the exit status."""
         s, r, log, model, steps = self.s, self.runtime, self.log, self.build(), 0
-        reserve_s, forecast = self.forecast(model)
+        (reserve_s, forecast), goal = self.forecast(model), s.TARGET_BYTES
         stepper, order = Stepper(s, r, model), TrainSequences(s, r.rank, r.world)
         stepper.warm_up(order.batch(0), log)
         stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0)), 1.0))
@@ -1469,6 +1469,7 @@ class Run:
         log("check " + kv(warmdown_begins_at_step=int(total * (1 - s.WARMDOWN_FRAC)), scoring_s=round(scoring_s)))
         for wrong, advice in (
             (forecast > s.CAP_BYTES, f"{forecast} bytes are over CAP_BYTES={s.CAP_BYTES}; lower TARGET_BYTES, BITS_* or MODEL_DIM"),
+            (goal and abs(forecast - goal) > goal // 100, f"{forecast} bytes are as near TARGET_BYTES={goal} as steps bring this model"),
             (total < 10 * s.WARMUP_STEPS, f"{total} steps are few for WARMUP_STEPS={s.WARMUP_STEPS}; lower it or TRAIN_BATCH_TOKENS"),
             (order.epoch(total) > 10, f"{order.epoch(total):.0f} passes over the training shards; fetch more of them"),
             (scoring_s > max(s.MAX_WALLCLOCK_SECONDS, 60), "scoring takes longer than training; raise EVAL_STRIDE or lower VAL_TOKENS"),

@@ -150,6 +150,14 @@ def test_check_foretells_and_writes_nothing(main, finished, result, tmp_path):
     assert "final_sliding_window_exact" not in done.out
 
 
+@pytest.mark.parametrize("target", [30_000, 1_900_000])
+def test_check_says_that_a_byte_target_is_out_of_reach(main, target):
+    done = main("--check", QUANT="step", CODEC="rans", TARGET_BYTES=target)
+    assert done.code == 0, done.err
+    forecast = int(line_of(done.out, "forecast ")["total_bytes"])
+    assert f"warning: {forecast} bytes are as near TARGET_BYTES={target} as steps bring this model\n" in done.out
+
+
 def test_an_export_that_outlasts_the_clock_is_told(main, finished, monkeypatch, tmp_path):
     """On a machine busy with something else: the record track refuses such a run, so its author hears of it here."""
     calibrate, calls = train_gpt.Run.calibrate, iter(range(9))
