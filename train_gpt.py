@@ -225,7 +225,7 @@ class Runtime:
     dtype: torch.dtype
     compile: bool
     notes: list[str]
-    graphs: bool = False  # CUDA graphs: the host launches the hundreds of kernels of a forward or backward pass at once
+    graphs: bool = False  # CUDA graphs: all kernels of a pass launched at once. They overwrite the last gradients, so none are summed
     rank: int = int(os.environ.get("RANK", 0))
     world: int = int(os.environ.get("WORLD_SIZE", 1))
     control: object = None  # gloo group for the numbers that all ranks must agree on
@@ -279,7 +279,7 @@ def resolve_device(s: Settings) -> Runtime:
         dtype = torch.float32
     triton = capability >= (7, 0) and importlib.util.find_spec("triton") is not None
     if use_compile and not triton: notes.append(f"no Triton (capability {capability}, {platform.system()}): running without torch.compile")
-    graphs = s.COMPILE == "auto" and triton and Runtime.world == 1 and not s.MICROBATCH_TOKENS  # a graph overwrites its last gradients
+    graphs = s.COMPILE == "auto" and triton and Runtime.world == 1 and not s.MICROBATCH_TOKENS
     return Runtime(device, dtype, use_compile and triton, notes, graphs)
 
 # Shards and batches ===================================================================================================
@@ -1223,7 +1223,7 @@ class Stepper:
                 what = "torch.compile failed, running without " + ("CUDA graphs" if self.runtime.compile else "it")
                 log(f"note: {what}: {type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}")
                 self.model.zero_grad()
-                self.__init__(self.s, self.runtime, self.model)
+                self.__init__(self.s, self.runtime, self.model)  # what is compiled, anew, as the runtime now has it
         self.load_state(saved)
 
 # shared: begin main
@@ -1454,7 +1454,7 @@ class Run:
     def check(self) -> int:
         """Say what a run would do, from a few timed steps and windows; warn about what will go wrong. Returns the exit status."""
         s, r, log, model, steps = self.s, self.runtime, self.log, self.build(), 0
-        (reserve_s, forecast), goal = self.forecast(model), s.TARGET_BYTES
+        reserve_s, forecast, goal = *self.forecast(model), s.TARGET_BYTES
         stepper, order = Stepper(s, r, model), TrainSequences(s, r.rank, r.world)
         stepper.warm_up(order.batch(0), log)
         stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0)), 1.0))

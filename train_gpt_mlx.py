@@ -1449,7 +1449,7 @@ class Run:
     def check(self) -> int:
         """Say what a run would do, from a few timed steps and windows; warn about what will go wrong. Returns the exit status."""
         s, r, log, model, steps = self.s, self.runtime, self.log, self.build(), 0
-        (reserve_s, forecast), goal = self.forecast(model), s.TARGET_BYTES
+        reserve_s, forecast, goal = *self.forecast(model), s.TARGET_BYTES
         stepper, order = Stepper(s, r, model), TrainSequences(s, r.rank, r.world)
         stepper.warm_up(order.batch(0), log)
         stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0)), 1.0))

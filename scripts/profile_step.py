@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_gpt  # noqa: E402
 
 STEPS, REPEATS, LONGEST = 10, 5, 40
-KINDS = {  # by the names of kernels and CPU operators, first match wins; Inductor's name what they were fused from, products too
+KINDS = {  # by the names of kernels and CPU operators, first match wins: a fused kernel's name lists products and attention beside it
     "elementwise and rest": ("triton_poi", "triton_per", "triton_red", "cpp_fused", "compiledfxgraph", "multi_tensor"),
     "attention": ("flash", "fmha", "attention", "sdpa", "cudnn::fusion"),
     "matrix products": ("gemm", "gemv", "mm", "cutlass", "nvjet", "splitk", "sm90_", "sm80_", "ampere_", "dot"),
@@ -70,12 +70,12 @@ def operations(s, element_bytes: int) -> list[tuple[str, float, float]]:
         rows.append(("matrix products", 3 * 2 * tokens * n_in * n_out, 3 * traffic))
     # causal scores and their use, half of the square; backward computes the scores again, so 3.5 times the forward
     attention = ("attention", 3.5 * 2 * tokens * s.TRAIN_SEQ_LEN * width, 3 * element_bytes * tokens * 2 * (width + kv))
-    # of each token, numbers read and written: mix and norm, norm of queries and keys with rotation, residual and norm, squared activation
-    passes = 3 * width + 2 * (width + kv) + 3 * width + 2 * hidden
-    passes += 2 * width * (2 * bool(s.CONV_TAPS) + bool(s.HEAD_GATE))  # two convolutions, gates
-    once = 3 * width * (s.NUM_LAYERS // 2) + 2 * width * bool(s.SMEAR) + (pairs + 2 * width) * bool(pairs)  # skips, smear, sum with pairs
+    # numbers read and written for a token by each block: mix and norm, norm of queries and keys with rotation, residual and norm,
+    # squared activation, two convolutions, gates; and outside of the blocks: skips, smear, the sum with the pairs
+    block = 3 * width + 2 * (width + kv) + 3 * width + 2 * hidden + 2 * width * (2 * bool(s.CONV_TAPS) + bool(s.HEAD_GATE))
+    once = 3 * width * (s.NUM_LAYERS // 2) + 2 * width * bool(s.SMEAR) + (pairs + 2 * width) * bool(pairs)
     rows += [attention] * s.NUM_LAYERS
-    rows.append(("elementwise and rest", 0.0, 3 * element_bytes * tokens * (s.NUM_LAYERS * passes + once)))
+    rows.append(("elementwise and rest", 0.0, 3 * element_bytes * tokens * (s.NUM_LAYERS * block + once)))
     rows.append(("elementwise and rest", 0.0, 2 * element_bytes * tokens * s.VOCAB_SIZE))  # softcap and cross-entropy
     return rows
 
@@ -138,9 +138,9 @@ def main() -> int:
     def wall_seconds() -> float:
         return statistics.median(seconds_of(steps, runtime, 1) for _ in range(REPEATS if runtime.cuda else 1)) / STEPS
 
-    full, longest = wall_seconds(), busy_work()
+    full, work = wall_seconds(), busy_work()
     if runtime.cuda:
-        whole = sum(seconds for seconds, _, _ in longest)
+        whole = sum(seconds for seconds, _, _ in work)
         begin = time.perf_counter()
         for batch in batches[:2]:  # few, so that the device's queue does not fill up and make the host wait
             stepper.launch(0, batch, 0.0)
@@ -171,9 +171,9 @@ def main() -> int:
     print(f"{total}\n\nThe step takes {full / sum(floor.values()):.2f} times its roofline time.")
     if runtime.cuda:
         print(f"The host takes {1e3 * launching:.2f} ms to launch it.")
-    what = f"the {LONGEST} longest of {len(longest)} {'kernels' if runtime.cuda else 'operators'}"
+    what = f"the {LONGEST} longest of {len(work)} {'kernels' if runtime.cuda else 'operators'}"
     print(f"\n| {what} | calls | ms a step | counted as |\n|---|---|---|---|")
-    for seconds, calls, name in longest[:LONGEST]:
+    for seconds, calls, name in work[:LONGEST]:
         print(f"| {name[:120].replace('|', '/')} | {calls} | {1e3 * seconds:.3f} | {kind_of(name)} |")
     return 0
 
