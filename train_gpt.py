@@ -8,7 +8,7 @@
     torchrun --standalone --nproc_per_node=2 train_gpt.py --config …   several devices (open lane)
 
 A run leaves runs/ID/ with train.log, settings.env, train_gpt.py, weights.npz, artifact.bin and result.json. The score comes from
-artifact.bin as written to disk. Exit status: 0 done, 2 bad input, 3 over the cap, 4 diverged, 130/143 interrupted (resumable).
+artifact.bin as written to disk. Exit status: 0 done, 2 bad input, 3 over the cap, 4 diverged, 129/130/143 interrupted (resumable).
 Text between `# shared: begin` and `# shared: end` is the same in the MLX twin.
 """
 # shared: begin imports
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse, contextlib, dataclasses, difflib, errno, glob, hashlib, itertools, json, lzma, math, os, platform, re, shutil, signal
 import collections, struct, sys, time, zipfile, zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -143,7 +143,7 @@ class Settings:
         except (OSError, UnicodeDecodeError) as e:
             raise UserError(f"cannot read the settings file {path}: {e}; `ls configs` lists those that come along") from None
         for number, line in enumerate(lines, 1):
-            pair = re.fullmatch(r"""\s*(?:export )?\s*([^\s=#]+)\s*=\s*(?:"(.*)"|'(.*)'|(.*?))\s*(?:\s#.*)?""", line)
+            pair = re.fullmatch(r"""\s*(?:export )?\s*([^\s=#]+)\s*=\s*(?:"(.*?)"|'(.*?)'|(.*?))\s*(?:\s#.*)?""", line)
             if not pair and line.strip() and not line.lstrip().startswith("#"):
                 raise UserError(f"{path}:{number}: `{line.strip()}` is not KEY=VALUE")
             if pair:
@@ -187,13 +187,21 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings, listed below")
     return parser
 
+def check_resumable(folder: Path, source: bytes) -> None:
+    """Raises UserError if no run began in a folder, if it is finished, or was begun with another source."""
+    if (folder / "result.json").exists():
+        raise UserError(f"{folder} is finished: its score is in result.json; score it again with --eval-only {folder / 'artifact.bin'}")
+    copy = folder / "train_gpt.py"
+    if not (copy.exists() and (folder / "settings.env").exists()):
+        raise UserError(f"--resume {folder}: no run began there, as settings.env or train_gpt.py is missing; `ls runs` shows the runs")
+    if copy.read_bytes() != source:
+        raise UserError(f"the source has changed since {folder} began; go on with its own: python3 {copy} --resume {folder}")
 def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Settings:
     """Resolve the settings of a command line: defaults < run folder < --config < environment < KEY=VALUE. Raises UserError."""
     args = command_line().parse_intermixed_args(argv)
     s = Settings(SETTINGS)
     folder = Path(args.resume) if args.resume else Path(args.eval_only).parent if args.eval_only else None
-    if args.resume and not (folder / "settings.env").is_file():
-        raise UserError(f"--resume {folder}: no settings.env there, so this is no run folder; `ls {s.RUNS_DIR}` shows the runs")
+    if args.resume: check_resumable(folder, SOURCE)
     if folder and (args.resume or not args.config) and (folder / "settings.env").is_file():
         s.read_file(folder / "settings.env", any_twin=bool(args.eval_only))
         s.values["DEVICE"] = s.DEVICE if args.resume else "auto"  # an artifact is scored wherever it is
@@ -396,12 +404,11 @@ class ByteTable:
     def target_bytes(self, previous: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Bytes of each target token, given the token before it: (n,), (n,) -> (n,) int64."""
         return self.base_bytes[target] + (self.leading_space[target] & ~self.boundary[previous])
-
 def document_bounds(tokens: np.ndarray) -> np.ndarray:
     """Where documents start, and the end of the last one: (documents + 1,)."""
     return np.append(np.flatnonzero(tokens == BOS), len(tokens))
-def audit_bytes(tokens: np.ndarray, table: ByteTable) -> int:
-    """Check the byte table against the decoded text, document by document; return the bytes of all targets.
+def audit_bytes(tokens: np.ndarray, table: ByteTable, name: str = "DATA_PATH") -> int:
+    """Check the byte table against the decoded text of the set `name`, document by document; return the bytes of all targets.
     tokens: (n,), starting with BOS. The last document may be cut inside a character, so its last byte pieces are not compared.
     Raises DataError naming the first document whose counts differ, or if most documents' text gives other tokens than theirs."""
     bounds, sums = document_bounds(tokens), np.concatenate([[0, 0], np.cumsum(table.target_bytes(tokens[:-1], tokens[1:]))])
@@ -411,10 +418,10 @@ def audit_bytes(tokens: np.ndarray, table: ByteTable) -> int:
         texts = table.decode([tokens[a + 1 : b].tolist() for a, b in pairs])
         for i, ((a, b), text) in enumerate(zip(pairs, texts), first):
             if len(text) != (n := sums[b] - sums[a]):
-                raise DataError(f"byte audit: document {i} (tokens {a} to {b}) decodes to {len(text)} bytes, but the table counts {n}")
+                raise DataError(f"byte audit, {name}: document {i}, tokens {a} to {b}: {len(text)} bytes of text, but the table counts {n}")
         heads = [(x[:999].decode(errors="ignore"), tokens[a + 1 : a + 65].tolist()) for (a, b), x in zip(pairs[:64], texts) if b - a > 80]
         if table.encode and sum(table.encode(x)[:64] == ids for x, ids in heads) < len(heads) / 2:
-            raise DataError("the documents' text does not give their tokens again: another tokenizer than TOKENIZER_PATH made DATA_PATH")
+            raise DataError(f"the documents' text does not give their tokens again: another tokenizer than TOKENIZER_PATH made {name}")
     return int(sums[-1])
 
 def bits_per_byte(nats: np.ndarray, target_bytes: np.ndarray) -> tuple[float, float]:
@@ -443,22 +450,19 @@ def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np
     for name, value in sorted(weights.items()):
         if role_of(name) == "vector": start[name] = value
         elif name.endswith((".out", ".down")) or role_of(name) == "table": start[name] = np.zeros(value.shape, np.float32)
-        else:
-            std = s.EMBED_INIT_STD if role_of(name) == "embed" else value.shape[1] ** -0.5
-            start[name] = (std * rng.standard_normal(value.shape)).astype(np.float32)
-    return start
+        else: start[name] = rng.standard_normal(value.shape) * (s.EMBED_INIT_STD if role_of(name) == "embed" else value.shape[1] ** -0.5)
+    return {name: value.astype(np.float32) for name, value in start.items()}
 # shared: end roles
 
 def norm(x: Tensor) -> Tensor:
     """Root-mean-square norm over the last dimension, without weights."""
     return F.rms_norm(x, (x.size(-1),), eps=1e-6)
 
-WATCH: list[Callable[[Tensor, Tensor], None]] = []  # told the input of every matrix: second_moments puts itself here
+WATCH: list[Callable[[Tensor, tuple[Tensor, ...]], None]] = []  # told the input of every product: second_moments puts itself here
 def linear(x: Tensor, *weights: Tensor, scale: Tensor | None = None) -> Tensor:
     """x times each of some matrices, side by side, and times `scale` (outputs,), folded into the matrix: so it costs no pass over the
     activations, forward or backward. Weights live in float32 and are cast to the type of the activations at use."""
-    for watch in WATCH:
-        for weight in weights: watch(x, weight)
+    for watch in WATCH: watch(x, weights)
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     return F.linear(x, (weight if scale is None else scale[:, None] * weight).to(x.dtype))
 
@@ -484,7 +488,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     T, scale = q.size(2), q.size(3) ** -0.5
     if not q.is_cuda or q.dtype is torch.float32 or T > window > 0:  # of the fast kernels, only CUDA's for bf16 without a mask has groups
         k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))
-    if window and T > window:  # blocks of queries, each with the keys of the block before it and its own
+    if window and T > window:  # blocks of queries, each with the keys of the block before it and its own: query i sees i + 1 to i + window
         first = attend(q[:, :, :window], k[:, :, :window], v[:, :, :window], 0)
         q, k, v = (F.pad(x, (0, 0, 0, -T % window)) for x in (q[:, :, window:], k, v))
         blocks = [x.unfold(2, n * window, window).movedim(2, 1).mT.flatten(0, 1) for x, n in ((q, 1), (k, 2), (v, 2))]
@@ -597,22 +601,23 @@ class GPT(nn.Module):
         for name, p in mine.items(): p.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
 
 @torch.no_grad()
-def second_moments(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    """For round_to_grid, the sum of x x^T over the inputs x of each matrix on batches (B, T + 1), by name: (inputs, inputs) float32."""
-    names, sums = {id(p): name for name, p in model.named_parameters()}, {}
-    def watch(x: Tensor, weight: Tensor) -> None:
-        flat, name = x.flatten(0, -2).float(), names[id(weight)]
-        sums[name] = sums.get(name, 0) + flat.mT @ flat
+def second_moments(model: GPT, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """For round_to_grid, the sum of x x^T over the inputs x of each matrix on rows (n, T + 1), by name: (inputs, inputs) float32."""
+    names, sums, at_once = {id(p): name for name, p in model.named_parameters()}, {}, max(1, 8192 // max(1, rows.shape[-1]))
+    def watch(x: Tensor, weights: tuple[Tensor, ...]) -> None:
+        flat = x.flatten(0, -2).float()
+        added = flat.mT @ flat
+        for name in (names[id(w)] for w in weights): sums[name] = sums.get(name, 0) + added
     WATCH.append(watch)
     try:
-        for rows in (rows for batch in batches for rows in torch.from_numpy(batch).split(max(1, 8192 // batch.shape[1]))):
-            model.logits(rows[:, :-1].long().to(model.embed.device), rows.size(1) - 1)
+        for i in range(0, len(rows), at_once):
+            model.logits(torch.from_numpy(rows[i : i + at_once, :-1]).long().to(model.embed.device), rows.shape[1] - 1)
     finally: WATCH.clear()
     return {name: total.cpu().numpy() for name, total in sums.items()}
-def squared_gradients(model: GPT, batches: Iterable[np.ndarray]) -> dict[str, float]:
-    """For balanced_steps, the mean square of each tensor's gradient, summed over the sequences of batches (B, T + 1), by name."""
+def squared_gradients(model: GPT, rows: np.ndarray) -> dict[str, float]:
+    """For balanced_steps, the mean square of each tensor's gradient, summed over the rows (n, T + 1), by name."""
     sums = {name: torch.zeros((), device=p.device) for name, p in model.named_parameters() if p.numel()}
-    for row in (row for batch in batches for row in torch.from_numpy(batch).long().to(model.embed.device).split(1)):
+    for row in torch.from_numpy(rows).long().to(model.embed.device)[:, None]:
         model.nats(row[:, :-1], row[:, 1:], row.size(1) - 1).mean().backward()
         for name, total in sums.items(): total += model.get_parameter(name).grad.square().mean()
         model.zero_grad()
@@ -781,13 +786,14 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     nats, stream = np.zeros(n, np.float32), torch.from_numpy(tokens.astype(np.int64)).to(r.device)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others, or a few, are not worth a compilation
     compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and not ttt and len(batches) > 256 else model.nats
+    torch._dynamo.config.suppress_errors |= compiled != model.nats  # what fails to compile is scored without
     learner, weights = (Optimizer(model, s, dataclasses.replace(r, compile=False)), model.weights()) if ttt else (None, {})
     mine = batches if ttt else batches[r.rank :: r.world]
     with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):
         for i, (starts, length, last) in enumerate(mine):
             rows = torch.from_numpy(starts[:, None] + np.arange(length)).to(r.device)
             values = (compiled if (len(starts), last) == usual else model.nats)(stream[rows], stream[rows + 1], last)
-            nats[starts[:, None] + np.arange(length - last, length)] = values.detach().view(-1, last).float().cpu().numpy()
+            nats[starts[:, None] + np.arange(length - last, length)] = values.detach().view(-1, last).cpu().numpy()
             if learner:
                 values.mean().backward()
                 learner.step(s.MUON_MOMENTUM_WARMUP_STEPS + i, ttt)
@@ -818,17 +824,18 @@ def grid_step(w: np.ndarray, step: float) -> np.float32:
     """QUANT=step: the step of a matrix, from one in root mean squares of its weights: float16(step * sqrt(mean(w^2))), at least 6.2e-5."""
     return np.float32(np.float16(min(max(6.2e-5, step * math.sqrt(np.square(w, dtype=np.float64).sum() / max(1, w.size))), 65_000.0)))
 def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, damp: float, lean: float = 0.0) -> np.ndarray:
-    """(r, c) -> (r, c) int16, so that w x errs least over inputs x with hessian = mean of x x^T, (c, c); None: rounded one by one.
+    """(r, c) -> (r, c) int16, so that w x errs least over inputs x with hessian ~ sum of x x^T, (c, c); None: rounded one by one.
     Up to `lean` steps past the half still goes towards 0: fewer bits. A DEAD_ZONE of sqrt(2) / 12 is best for Laplacian w."""
-    h = np.eye(w.shape[1]) if hessian is None else hessian.astype(np.float64)
+    def nearest(x: np.ndarray) -> np.ndarray: return np.clip(np.sign(x) * np.ceil(np.abs(x / step) - np.float32(0.5 + lean)), -32767, 32767)
+    if hessian is None: return nearest(w).astype(np.int16)
+    h = hessian.astype(np.float64)
     lower = np.linalg.cholesky(np.linalg.inv(h + (damp * np.trace(h) / len(h) + 1e-12) * np.eye(len(h)))).astype(np.float32)
     error, rounded = np.empty(w.T.shape, np.float32), np.empty(w.T.shape, np.int16)
     for i, column in enumerate(np.ascontiguousarray(w.T)):  # GPTQ (arXiv:2210.17323): make good what rounding has done so far
         want = column - lower[i, :i] @ error[:i]
-        rounded[i] = nearest = np.clip(np.sign(want) * np.ceil(np.abs(want / step) - np.float32(0.5 + lean)), -32767, 32767)
-        error[i] = (want - step * nearest) / lower[i, i]
+        rounded[i] = whole = nearest(want)
+        error[i] = (want - step * whole) / lower[i, i]
     return rounded.T
-
 def bits_of(s: Settings, name: str) -> int:
     """Bits of a tensor's weights: 16 for float16, 0 for whole multiples of one step."""
     clip = s.QUANT == "clip"
@@ -947,6 +954,8 @@ def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict 
             raise UserError(f"cannot export {name}: it holds nan, inf or values beyond float16; lower the learning rates")
     tensors = [[name, list(w.shape), bits_of(s, name)] for name, w in sorted(weights.items(), key=lambda x: (bits_of(s, x[0]), x[0]))]
     raw = b"".join(pack_tensor(weights[n], b, s, steps.get(n, s.QUANT == "step"), hessians.get(n)) for n, _, b in tensors)
+    if len(raw) > (most := MAX_RANS_BYTES if s.CODEC == "rans" else MAX_RAW_BYTES):
+        raise UserError(f"the weights take {len(raw)} bytes before CODEC={s.CODEC}, which takes {most}; lower BIGRAM_ROWS or MODEL_DIM")
     header = {"model": {key: getattr(s, key) for key in MODEL_KEYS + LATER_KEYS}, "tensors": tensors}
     header_bytes = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     payload = compress(raw, s.CODEC, sections(tensors))
@@ -1050,7 +1059,7 @@ class Log:
         self.enabled, self.file, self.kept = enabled, None, []
     def __call__(self, line: str) -> None:
         if self.enabled:
-            with contextlib.suppress(OSError):  # whoever listened is gone; the file still does
+            with contextlib.suppress(OSError, AttributeError):  # whoever listened is gone or never was; the file still does
                 tqdm.write(line, file=sys.stdout)
                 sys.stdout.flush()
             self.keep(line)
@@ -1129,13 +1138,6 @@ def kv(**pairs: object) -> str:
     """The one format of log lines, `key:value key:value`: exact scores with 8 decimals, other fractions with 6 digits."""
     text = {k: f"{v:.8f}" if k.endswith(("bpb", "val_loss")) else f"{v:.6g}" for k, v in pairs.items() if isinstance(v, float)}
     return " ".join(f"{k}:{text.get(k, v)}" for k, v in pairs.items())
-def check_resumable(folder: Path, source: bytes) -> None:
-    """Raises UserError if a run is finished, or was begun with another source."""
-    if (folder / "result.json").exists():
-        raise UserError(f"{folder} is finished: its score is in result.json; score it again with --eval-only {folder / 'artifact.bin'}")
-    copy = folder / "train_gpt.py"
-    if not copy.exists() or copy.read_bytes() != source:
-        raise UserError(f"the source has changed since {folder} began; go on with its own: python3 {copy} --resume {folder}")
 
 # What a run is scored on: validation tokens (n + 1,) uint16, bytes of each target (n,), a ByteTable, hashes, tokens of the sets of AUX_VAL
 Data = collections.namedtuple("Data", "val_tokens val_bytes table hashes aux", module=__name__)
@@ -1149,7 +1151,7 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item):
         if name in aux or re.match("xz_9e$|context_", name): raise UserError(f"AUX_VAL={s.AUX_VAL}: the name {name} is taken")
         aux[name] = load_tokens(pattern, s.VAL_TOKENS, s.VOCAB_SIZE)
-        audit_bytes(aux[name], table)
+        audit_bytes(aux[name], table, f"{name} of AUX_VAL")
     hashes = {"val_tokens_sha256": sha256_of(tokens), "tokenizer_sha256": sha256_of(Path(s.TOKENIZER_PATH).read_bytes())}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         manifest = json.loads((Path(s.DATA_PATH) / "manifest.json").read_text(encoding="utf-8"))
@@ -1206,10 +1208,8 @@ class Stepper:
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, live: weights and optimizer state."""
         return {f"weights/{n}": p.data for n, p in self.model.named_parameters()} | self.optimizer.tensors()
-    def state(self) -> dict[str, np.ndarray]:
-        return {name: tensor.cpu().numpy().copy() for name, tensor in self.tensors().items()} | {"rng": torch.get_rng_state().numpy()}
+    def state(self) -> dict[str, np.ndarray]: return {name: tensor.cpu().numpy().copy() for name, tensor in self.tensors().items()}
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        torch.set_rng_state(torch.from_numpy(state["rng"]))
         for name, tensor in self.tensors().items(): tensor.copy_(torch.from_numpy(state[name]))
     def warm_up(self, batch: np.ndarray, log: Log) -> None:
         """Compile by running steps on a batch, then put everything back. What fails is gone without: CUDA graphs first, then compiling."""
@@ -1245,8 +1245,8 @@ class Run:
     def open_folder(self, resume: bool) -> None:
         """Make the run folder, or check the one to go on with; begin the log with everything the run depends on."""
         s, r = self.s, self.runtime
-        if resume: check_resumable(self.folder, SOURCE)
         self.folder = self.folder or Path(r.from_first(str(create_run_folder(s, SOURCE)) if r.rank == 0 else ""))
+        if resume and r.rank == 0: atomic_write(self.folder / "settings.env", lambda f: f.write(s.as_env().encode()))  # some may change
         self.log.open(self.folder / "train.log")
         for name, value in s.values.items(): self.log.keep(f"setting {name}={value} from:{s.sources[name]}")
         lane = "record" if r.cuda and r.world == 1 and 0 < s.MAX_WALLCLOCK_SECONDS <= 1800 else "open hardware"  # docs/track_spec.md
@@ -1257,9 +1257,9 @@ class Run:
             self.about["calibration_tokens_per_s"] = float(known[self.about["device"]]["tokens_per_s"])
         for name, value in self.about.items(): self.log(kv(**{name: value}))
     def calibrate(self, model: GPT) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """What guides the rounding, from the first batches: second_moments on CALIBRATION_TOKENS, squared_gradients on BALANCE_TOKENS."""
-        order = TrainSequences(self.s)
-        def first(tokens: int) -> Iterator[np.ndarray]: return map(order.batch, range(-(-tokens // self.s.TRAIN_BATCH_TOKENS)))
+        """What guides the rounding, from the first sequences: second_moments on CALIBRATION_TOKENS, squared_gradients on BALANCE_TOKENS."""
+        order, length = TrainSequences(self.s), self.s.TRAIN_SEQ_LEN
+        def first(tokens: int) -> np.ndarray: return np.array([order.sequence(i) for i in range(-(-tokens // length))], np.int32)
         return second_moments(model, first(self.s.CALIBRATION_TOKENS)), squared_gradients(model, first(self.s.BALANCE_TOKENS))
     def forecast(self, model: GPT) -> tuple[float, int]:
         """Say how large the artifact will be; return the seconds to keep free for the export, and the bytes in all. Raises UserError."""
@@ -1273,7 +1273,7 @@ class Run:
         return reserve, code + packed
     def same_data(self, meta: dict) -> dict:
         """The meta data of the run to go on with. Raises DataError if it began on other data."""
-        if meta.get("data", self.data.hashes) == self.data.hashes: return meta
+        if meta["data"] == self.data.hashes: return meta
         raise DataError(f"--resume {self.folder}: it began on other data than DATA_PATH and TOKENIZER_PATH hold; put those back")
     def train(self, model: GPT, interrupt: Interrupt) -> dict:
         """Train within the clock; weights.npz is on disk at the end. Returns its meta data. Raises Interrupted, Diverged."""
@@ -1297,12 +1297,11 @@ class Run:
                 losses.append(stepper.finish(launched))
                 if not losses[-1] < 2.0 * math.log(s.VOCAB_SIZE):
                     rates = kv(MATRIX_LR=s.MATRIX_LR, EMBED_LR=s.EMBED_LR, VECTOR_LR=s.VECTOR_LR)
-                    raise Diverged(f"step {at}: train_loss {losses[-1]}; halve one of {rates} or double WARMUP_STEPS={s.WARMUP_STEPS}")
+                    raise Diverged(f"step {at}: train_loss {losses[-1]}; halve one of {rates} or raise WARMUP_STEPS={s.WARMUP_STEPS}")
         def save() -> None:
             settle(0)
             clock.book()
             if r.rank == 0: save_arrays(checkpoint, stepper.state(), meta | {"step": step, "seconds": clock.seconds})
-
         ahead = contextlib.closing(prefetch(lambda step: stepper.prepare(order.batch(step)), step))
         total, unit = (s.MAX_WALLCLOCK_SECONDS, "s") if s.MAX_WALLCLOCK_SECONDS else (s.ITERATIONS, "steps")
         with ahead as batches, clock.span("train", r.synchronize), log.progress("train", total, unit) as bar:
@@ -1360,11 +1359,11 @@ class Run:
         log("size " + kv(**sizes, artifact_sha256=sha256_of(path.read_bytes())))
         log(f"total_submission_size_quant_{s.CODEC}: {sizes['total_bytes']} bytes")
         if sizes["total_bytes"] > s.CAP_BYTES:
-            log(f"OVER THE CAP by {sizes['total_bytes'] - s.CAP_BYTES} bytes. The largest tensors, packed one by one:")
+            log(f"OVER THE CAP by {sizes['total_bytes'] - s.CAP_BYTES} bytes: lower BITS_MATRIX, NUM_LAYERS or MODEL_DIM, raise"
+                " STEP_MATRIX or set TARGET_BYTES; --check forecasts the size without training. The largest tensors, packed one by one:")
             packed = {name: len(encode_artifact({name: w}, s, None, steps)) for name, w in weights.items()}
             for name in sorted(packed, key=packed.get, reverse=True)[:8]:
                 log("  " + kv(tensor=name, shape=weights[name].shape, bits=bits_of(s, name), bytes=packed[name]))
-            log("Lower BITS_MATRIX, raise STEP_MATRIX, or lower NUM_LAYERS or MODEL_DIM; --check forecasts the size without training.")
         return sizes
     def load_artifact(self, path: Path) -> GPT:
         """The model that the bytes on disk stand for, with the settings of its header but for EVAL_*, TTT_* and NGRAM_* given by hand."""
@@ -1376,8 +1375,8 @@ class Run:
         check_settings(self.s)
         if (pieces := len(self.data.table.base_bytes)) != self.s.VOCAB_SIZE:
             raise UserError(f"{path} has VOCAB_SIZE={self.s.VOCAB_SIZE}, but TOKENIZER_PATH={self.s.TOKENIZER_PATH} {pieces} pieces")
-        if sum(w.size for w in weights.values()) < 2 * self.s.NUM_LAYERS * self.s.MODEL_DIM**2:  # before anything that large is made
-            raise UserError(f"{path} holds fewer weights than the model of its own header")
+        if sum(w.size for w in weights.values()) < 2 * self.s.NUM_LAYERS * self.s.MODEL_DIM**2 + self.s.BIGRAM_ROWS * self.s.BIGRAM_DIM:
+            raise UserError(f"{path} holds fewer weights than the model of its own header")  # before anything that large is made
         model = GPT(self.s, self.runtime)
         model.load_weights(weights)
         return model
@@ -1459,7 +1458,7 @@ class Run:
         stepper.warm_up(order.batch(0), log)
         stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0)), 1.0))
         with self.clock.span("steps", r.synchronize):
-            while steps < 3 or (steps < 20 and self.clock.read("steps") < 10):
+            while steps < 3 or (steps < 20 and r.agree_max(self.clock.read("steps"))[0] < 10):
                 steps += 1
                 stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
@@ -1467,7 +1466,8 @@ class Run:
         tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]
         with self.clock.span("windows", r.synchronize):
             score(model, tokens, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
-        scoring_s = self.clock.read("windows") * len(self.data.val_tokens) / len(tokens)
+        whole, timed = (len(list(score_windows(len(x) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE))) for x in (self.data.val_tokens, tokens))
+        scoring_s = self.clock.read("windows") * whole / timed
         total = min(int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else 10**9, s.ITERATIONS or 10**9)
         log("check " + kv(step_s=per_step, tokens_per_s=round(s.TRAIN_BATCH_TOKENS / per_step), peak_memory_bytes=peak_bytes))
         log("check " + kv(steps=total, train_tokens=total * s.TRAIN_BATCH_TOKENS, epochs=order.epoch(total)))

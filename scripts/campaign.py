@@ -106,11 +106,12 @@ def threads_here() -> int:
 def places_for(args: argparse.Namespace, campaign: Campaign) -> list[Place]:
     """Raises CampaignError."""
     kinds = {p.settings.DEVICE for p in campaign.plan}
+    asked = " and ".join(f"DEVICE={kind}" for kind in sorted(kinds))
     if args.devices:
         if not re.fullmatch(r"[\w-]+(,[\w-]+)*", args.devices) or len(set(args.devices.split(","))) < len(args.devices.split(",")):
             raise CampaignError(f"--devices {args.devices}: give CUDA device numbers, each once, such as --devices 0,1")
-        if "cpu" in kinds:
-            raise CampaignError("--devices is for CUDA devices, and the file asks for DEVICE=cpu; --jobs N runs several on a CPU")
+        if kinds != {"cuda"}:  # DEVICE=auto would take the CPU, without a word, where a number is wrong
+            raise CampaignError(f"--devices is for CUDA devices, and the file asks for {asked}; add DEVICE=cuda, or --jobs N for a CPU")
         names = args.devices.split(",")
         shared = f"{len(names)} CUDA devices of one machine at once" if len(names) > 1 else ""
         return [Place(f"on device {name}", shared, local_job({"CUDA_VISIBLE_DEVICES": name})) for name in names]
@@ -131,8 +132,8 @@ def places_for(args: argparse.Namespace, campaign: Campaign) -> list[Place]:
         shared = f"on a Ray cluster, {unit} a run"
         return [Place(f"on Ray, {i + 1} of {room}", shared, ray_job(cluster)) for i in range(room)]
     if args.jobs > 1:
-        if "cuda" in kinds:
-            raise CampaignError("--jobs is for CPUs, and the file asks for DEVICE=cuda; --devices 0,1 runs one on each device")
+        if kinds != {"cpu"}:
+            raise CampaignError(f"--jobs is for CPUs, and the file asks for {asked}; add DEVICE=cpu, or --devices 0,1 for GPUs")
         threads = max(1, threads_here() // args.jobs)
         shared = f"{args.jobs} jobs of {threads} thread{'s'[: threads > 1]} at once, so speeds are those of a shared machine"
         return [Place(f"as job {i + 1}", shared, local_job({"OMP_NUM_THREADS": str(threads)})) for i in range(args.jobs)]

@@ -64,28 +64,41 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> W
     return Welch(mean(a) - mean(b), float(low), float(high), float(test.pvalue), float(p_lower), float(test.df))
 
 
-def power_of(difference: float, noise: float, n: float, alpha: float) -> float:
-    """Chance that a two-sided t-test of two groups of n finds a difference, given the sd of a single run.
+def paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float] | None:
+    """(low, high, two-sided p) of mean(a - b) by the paired t-test; None with fewer than two pairs, or differences without spread."""
+    if len(a) != len(b) or not sd([x - y for x, y in zip(a, b)]):
+        return None
+    test = stats.ttest_rel(a, b)
+    low, high = test.confidence_interval(confidence)
+    return float(low), float(high), float(test.pvalue)
 
-    The mean of the normal tail over the distribution of the estimated sd. (scipy's noncentral t gives nan for large differences.)
+
+def power_of(difference: float, noise: float, n_a: int, n_b: int, alpha: float) -> float:
+    """Chance that Welch's two-sided test of n_a against n_b runs finds a difference, given the sd of a single run.
+
+    The mean of the normal tail over quantiles of the two estimated variances: the bound that each pair of them gives, in units of
+    the difference's own sd.
     """
-    df, shift = 2 * (n - 1), abs(difference) / noise * math.sqrt(n / 2)
-    estimated = np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, df) / df)  # sd as estimated, over the true one, by quantile
-    bound = stats.t.ppf(1 - alpha / 2, df) * estimated
+    chances = (np.arange(100) + 0.5) / 100
+    va, vb = (stats.chi2.ppf(chances, n - 1) / (n - 1) / n for n in (n_a, n_b))  # of the means, over the variance of a run
+    vb = vb[:, None]
+    df = (va + vb) ** 2 / (va**2 / (n_a - 1) + vb**2 / (n_b - 1))
+    true = math.sqrt(1 / n_a + 1 / n_b)
+    bound, shift = stats.t.ppf(1 - alpha / 2, df) * np.sqrt(va + vb) / true, abs(difference) / noise / true
     return float(np.mean(stats.norm.sf(bound - shift) + stats.norm.cdf(-bound - shift)))
 
 
 def seeds_needed(difference: float, noise: float, alpha: float = 0.05, power: float = POWER) -> int | None:
     """Seeds on each side to find a difference with this power; None beyond MOST_SEEDS."""
-    return next((n for n in range(2, MOST_SEEDS + 1) if power_of(difference, noise, n, alpha) >= power), None)
+    return next((n for n in range(2, MOST_SEEDS + 1) if power_of(difference, noise, n, n, alpha) >= power), None)
 
 
 def findable(noise: float, n_a: int, n_b: int, alpha: float) -> float:
-    """The smallest difference found with POWER by groups of these sizes."""
-    n = 2 / (1 / n_a + 1 / n_b)  # two groups of the harmonic mean's size are as good
-    if n_a < 2 or n_b < 2:
+    """The smallest difference found with POWER by groups of these sizes; infinite where none is."""
+    most = 1e6 * noise
+    if n_a < 2 or n_b < 2 or power_of(most, noise, n_a, n_b, alpha) < POWER:
         return math.inf
-    return float(optimize.brentq(lambda d: power_of(d, noise, n, alpha) - POWER, 1e-9 * noise, 1e3 * noise))
+    return float(optimize.brentq(lambda d: power_of(d, noise, n_a, n_b, alpha) - POWER, 1e-9 * noise, most))
 
 
 @dataclasses.dataclass
@@ -190,7 +203,8 @@ def cell(values: list[float] | None, digits: int) -> str:
 def table(a: list[Result], b: list[Result], alpha: float) -> list[str]:
     """Rows of the comparison; with an empty b, of one group."""
     auxiliary = sorted(set.intersection(*(set(r.facts.auxiliary) for r in a + b)) - {"xz_9e"})
-    head = ["", f"A (n={len(a)})"] + ([f"B (n={len(b)})", "A - B", f"{1 - alpha:.0%} interval", "p two-sided", "p A lower"] if b else [])
+    interval = f"{100 * (1 - alpha):g}% interval"
+    head = ["", f"A (n={len(a)})"] + ([f"B (n={len(b)})", "A - B", interval, "p two-sided", "p A lower"] if b else [])
     rows = [head]
     for name in (*METRICS, *auxiliary):
         digits = METRICS[name][1] if name in METRICS else 5
@@ -233,10 +247,28 @@ def verdict(a: list[Result], b: list[Result], alpha: float, gain: float | None) 
     if w and w.p < alpha:
         word = "better" if w.difference < 0 else "worse"
         return word, f"{word}: A is {abs(w.difference):.5f} bpb {'lower' if w.difference < 0 else 'higher'} than B (p {w.p:.2g})"
-    sentence = f"cannot tell: A - B is {difference:+.5f} bpb" + (f", p {w.p:.2g}" if w else ", and a side has a single run")
+    sentence = f"cannot tell: A - B is {difference:+.5f} bpb" + (f", p {w.p:.2g}" if w else "")
+    if not w and min(len(a), len(b)) < 2:
+        sentence += ", and a side has a single run"
+    elif not w:
+        sentence += ", and all runs of a side score the same: does SEED reach them?"
     if noise is None:
         return "cannot tell", f"{sentence}; without a second seed nobody knows what chance does here: run 3 seeds a side"
     return "cannot tell", f"{sentence}; {more_seeds(gain or difference, noise, min(len(a), len(b)), alpha)}"
+
+
+def paired_line(a: list[Result], b: list[Result], alpha: float) -> str:
+    """What runs of the same seeds say when each is held against its own; '' where the seeds are others."""
+    sides = [sorted(runs, key=lambda r: r.seed) for runs in (a, b)]
+    if [r.seed for r in sides[0]] != [r.seed for r in sides[1]]:
+        return ""
+    found = paired(*(values_of(runs, "val_bpb") for runs in sides), 1 - alpha)
+    if not found:
+        return ""
+    low, high, p = found
+    return (
+        f"seed by seed: A - B from {low:+.5f} to {high:+.5f} ({100 * (1 - alpha):g}% interval, paired, p {p:.2g})"
+    )
 
 
 def promotion(a: list[Result], b: list[Result], word: str, loose: list[str], gain: float | None) -> tuple[list[str], list[str]]:
@@ -304,8 +336,8 @@ def compare(args: argparse.Namespace) -> int:
     for side, runs in (("A", a), ("B", b)):
         if runs:
             check_group(side, runs)
-    if both := {r.folder / r.label for r in a} & {r.folder / r.label for r in b}:
-        raise ResultError(f"{next(iter(both)).name} stands on both sides; name each run once")
+    if both := {(r.folder.resolve(), r.seed) for r in a} & {(r.folder.resolve(), r.seed) for r in b}:
+        raise ResultError(f"{next(iter(both))[0].name} stands on both sides; name each run once")
     loose = check_comparable(a + b, allowed)
     bpb = [values_of(runs, "val_bpb") for runs in (a, b) if runs]
     noise = noise_floor(*bpb)
@@ -316,6 +348,7 @@ def compare(args: argparse.Namespace) -> int:
         w = welch(*bpb, 1 - args.alpha) if b else None
         out = {"a": [r.label for r in a], "b": [r.label for r in b], "val_bpb_a": bpb[0], "val_bpb_b": bpb[1] if b else []}
         out |= {"verdict": word, "sentence": sentence, "welch": w and dataclasses.asdict(w)}
+        out |= {"paired_by_seed": paired_line(a, b, args.alpha)}
         out |= {"noise": noise and dataclasses.asdict(noise), "not_controlled": loose}
         out |= {"missing": missing, "advice": advice} if args.promote else {}
         print(json.dumps(out, indent=1))
@@ -334,6 +367,8 @@ def compare(args: argparse.Namespace) -> int:
         if nats and nats.difference < 0:
             needs = f"a record needs {RECORD_MARGIN_NATS} and p < {RECORD_P} (docs/track_spec.md, E3)"
             print(f"better by {-nats.difference:.4f} nats, one-sided p {nats.p_lower:.2g}; {needs}")
+        if line := paired_line(a, b, args.alpha):
+            print(line)
         print(f"\nverdict: {sentence}")
     if args.promote:
         print("\npromotion: " + ("not yet; missing:" if missing else "yes: gain after the roundtrip, bytes, runtime and seeds are there"))

@@ -19,12 +19,17 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-import torch._inductor.config
-from torch.profiler import ProfilerActivity, profile
+from golf import needs
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import train_gpt  # noqa: E402
+try:
+    import torch
+    import torch._inductor.config
+    from torch.profiler import ProfilerActivity, profile
+
+    import train_gpt
+except ImportError as e:
+    needs.refuse("profile_step.py", e.name, "requirements-cuda.txt")
 
 STEPS, REPEATS, LONGEST = 10, 5, 40
 KINDS = {  # by the names of kernels and CPU operators, first match wins: a fused kernel's name lists products and attention beside it
@@ -68,8 +73,10 @@ def operations(s, element_bytes: int) -> list[tuple[str, float, float]]:
     for n_in, n_out in products + [(width, s.VOCAB_SIZE)] + [(pairs, width)] * bool(pairs):
         traffic = element_bytes * (tokens * (n_in + n_out) + n_in * n_out)
         rows.append(("matrix products", 3 * 2 * tokens * n_in * n_out, 3 * traffic))
-    # causal scores and their use, half of the square; backward computes the scores again, so 3.5 times the forward
-    attention = ("attention", 3.5 * 2 * tokens * s.TRAIN_SEQ_LEN * width, 3 * element_bytes * tokens * 2 * (width + kv))
+    # causal scores and their use, over the keys that a query sees on average; backward computes the scores again: 3.5 times the forward
+    window = min(s.ATTN_WINDOW or s.TRAIN_SEQ_LEN, s.TRAIN_SEQ_LEN)
+    keys = window * (1 - window / (2 * s.TRAIN_SEQ_LEN))
+    attention = ("attention", 3.5 * 4 * tokens * keys * width, 3 * element_bytes * tokens * 2 * (width + kv))
     # numbers read and written for a token by each block: mix and norm, norm of queries and keys with rotation, residual and norm,
     # squared activation, two convolutions, gates; and outside of the blocks: skips, smear, the sum with the pairs
     block = 3 * width + 2 * (width + kv) + 3 * width + 2 * hidden + 2 * width * (2 * bool(s.CONV_TAPS) + bool(s.HEAD_GATE))

@@ -17,7 +17,13 @@ import sys
 import time
 from pathlib import Path
 
-from golf.report_scores import ScoresError, import_trainer, open_run
+from golf import needs
+from golf.runs import RunError, import_trainer
+
+try:
+    from golf.report_scores import ScoresError, open_run
+except ImportError as e:
+    needs.refuse("sweep_export.py", e.name, "requirements-cuda.txt")
 
 EXPORT_KEYS = (
     "QUANT BITS_MATRIX BITS_EMBED STEP_MATRIX STEP_TABLE STEP_EMBED CALIBRATION_TOKENS BALANCE_TOKENS "
@@ -49,14 +55,21 @@ def validation_hash(folder: Path) -> str:
 
 
 def sweep(folder: Path, items: list[str], targets: int) -> None:
-    """Print the table. Raises SweepError, ScoresError or the trainer's UserError."""
+    """Print the table. Raises SweepError, RunError, ScoresError or the trainer's UserError."""
     wanted = validation_hash(folder)
-    trainer = import_trainer(folder)
+    trainer = import_trainer(folder / "train_gpt.py")
     if not hasattr(trainer, "balanced_steps"):
         raise SweepError(f"{folder}/train_gpt.py is from before BALANCE_TOKENS; sweep it with the scripts of its own day, or run it again")
     run = open_run(trainer, folder, targets, wanted)
     s, data = run.s, run.data
     axes = parse_axes(items, [key for key in EXPORT_KEYS if key in s.table])
+    rows = list(itertools.product(*axes.values()))
+    for values in rows:  # all of them, before the first takes minutes
+        trial = trainer.Settings(trainer.SETTINGS)
+        trial.values = dict(s.values)
+        for name, value in zip(axes, values):
+            trial.set(name, value, "command line")
+        trainer.check_settings(trial)
     weights, _ = trainer.load_arrays(folder / "weights.npz")
     code_bytes, model, guides = (folder / "train_gpt.py").stat().st_size, trainer.GPT(s, run.runtime), {}
 
@@ -68,7 +81,6 @@ def sweep(folder: Path, items: list[str], targets: int) -> None:
     exact, begin = bpb_of(weights), time.monotonic()
     print(f"{folder}: val_bpb {exact:.6f} before export, {len(data.val_bytes)} targets, windows {s.EVAL_SEQ_LEN} every {s.EVAL_STRIDE}\n")
     print("| " + " | ".join([*axes, "bytes", "val_bpb", "export cost"]) + " |\n|" + "---|" * (len(axes) + 3))
-    rows = list(itertools.product(*axes.values()))
     for done, values in enumerate(rows, 1):
         for name, value in zip(axes, values):
             s.set(name, value, "command line")
@@ -94,7 +106,7 @@ def main() -> int:
     try:
         sweep(args.folder, args.axes, args.targets)
     except Exception as e:
-        if not isinstance(e, (SweepError, ScoresError)) and type(e).__name__ not in ("UserError", "DataError", "ArtifactError"):
+        if not isinstance(e, (SweepError, RunError, ScoresError)) and type(e).__name__ not in ("UserError", "DataError", "ArtifactError"):
             raise
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+import train_gpt
 from train_gpt import (
     LATER_KEYS,
     MODEL_KEYS,
@@ -478,6 +479,18 @@ def test_odd_tensors_keep_the_usual_step():
     assert encode_artifact(weights, s, None, steps) != encode_artifact(weights, s)
 
 
+@pytest.mark.parametrize("codec, limit", [("rans", "MAX_RANS_BYTES"), ("zstd", "MAX_RAW_BYTES")])
+def test_no_artifact_is_written_that_would_not_be_read(monkeypatch, codec, limit):
+    weights = {"up": np.ones((100, 100), np.float32)}
+    s = settings("QUANT=step", f"CODEC={codec}")
+    size = len(train_gpt.pack_tensor(weights["up"], 0, s, 0.4))
+    monkeypatch.setattr(train_gpt, limit, size)
+    assert decode_artifact(encode_artifact(weights, s))[1].keys() == weights.keys()
+    monkeypatch.setattr(train_gpt, limit, size - 1)
+    with pytest.raises(train_gpt.UserError, match=f"{size} bytes before CODEC={codec}, which takes {size - 1}; lower"):
+        encode_artifact(weights, s)
+
+
 @pytest.mark.parametrize("name", ["TARGET_BYTES", "CALIBRATION_TOKENS", "BALANCE_TOKENS", "DEAD_ZONE"])
 def test_settings_of_grids_need_grids(name):
     with pytest.raises(UserError, match=rf"{name}=1(\.0)? needs QUANT=step"):
@@ -715,8 +728,6 @@ def test_header_bombs_are_bounded(model_block):
     refused(forged(many, bytes(40_000)), "header")
     refused(forged(None, header_bytes=zlib.compress(b'"' + b"a" * (1 << 26) + b'"', 1)), "header", memory=20e6)
     refused(struct.pack(PREFIX, b"PGLA", 1, 0, 0, 1 << 21, 0, 0, 0) + bytes(1 << 21), "announces")
-
-
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def bos_counts(table):
 
 @pytest.mark.parametrize("wrong", [shifted, spaces_twice, space_after_bos, no_spaces, byte_pieces_as_three, bos_counts])
 def test_wrong_tables_are_refused(table, stream, wrong):
-    with pytest.raises(DataError, match=r"byte audit: document \d+ .*but the table counts"):
+    with pytest.raises(DataError, match=r"byte audit, DATA_PATH: document \d+, .*but the table counts"):
         audit_bytes(stream, wrong(table))
 
 
@@ -96,7 +96,7 @@ def test_the_wrong_document_is_named(table, sp):
     tokens = tokens_of(sp, texts)
     assert audit_bytes(tokens, table) == sum(len(text.encode()) for text in texts)
     at = len(tokens_of(sp, texts[:5000]))
-    with pytest.raises(DataError, match=rf"document 5000 \(tokens {at} to .* decodes to 13 .* counts 21"):
+    with pytest.raises(DataError, match=rf"document 5000, tokens {at} to .*: 13 bytes .* counts 21"):
         audit_bytes(tokens, byte_pieces_as_three(table))
 
 

@@ -79,9 +79,11 @@ def main(argv):
     log = re.sub(r"^setting .*\\n", "", log, flags=re.M)
     log = "".join(f"setting {{k}}={{v}} from:x\\n" for k, v in s.values.items()) + log
     sha = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    device = "GPU " + os.environ.get("CUDA_VISIBLE_DEVICES", "-") + ", " + os.environ.get("OMP_NUM_THREADS", "-") + " threads"
+    kind, env = "CPU" if s.DEVICE == "cpu" else "GPU", os.environ.get
+    device = kind + " " + env("CUDA_VISIBLE_DEVICES", "-") + ", " + env("OMP_NUM_THREADS", "-") + " threads"
+    device = device if kind == "GPU" or env("STUB_MEETS") else env("STUB_DEVICE", "CPU")
     for old, new in (("seed:.*", f"seed:{{s.SEED}}"), ("run_id:.*", f"run_id:{{s.RUN_ID}}"), ("code_sha256:.*", f"code_sha256:{{sha}}"),
-                     ("device:.*", "device:" + (device if s.DEVICE == "auto" else os.environ.get("STUB_DEVICE", "CPU"))),
+                     ("device:.*", "device:" + device),
                      (r"(scored|final_sliding_window_exact) val_loss:\\S+ val_bpb:\\S+", r"\\1 " + score)):
         log = re.sub("^" + old, new, log, flags=re.M)
     with open(folder / "train.log", "a") as file:
@@ -405,11 +407,10 @@ def test_jobs_run_at_once_share_the_threads_and_say_so(bench, monkeypatch, tmp_p
     (tmp_path / "meeting").mkdir()
     monkeypatch.setenv("STUB_MEETS", str(tmp_path / "meeting"))  # each run waits for another one
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
-    bench.common = [item for item in bench.common if not item.startswith("DEVICE")]
     bench.write(seeds="[1]")
     done = bench("--jobs", "2")
     assert done.code == 0 and sorted(bench.ran()) == ["base_s1", "lr_s1"] and "starts as job 2" in done.out
-    assert "GPU -, 3 threads" in done.out and "In parallel, 2 jobs of 3 threads at once" in done.out
+    assert "CPU -, 3 threads" in done.out and "In parallel, 2 jobs of 3 threads at once" in done.out
     bench.write(BASE, LR, L4, seeds="[1]")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     done = bench()  # the same device, but alone on it
@@ -420,7 +421,8 @@ def test_jobs_run_at_once_share_the_threads_and_say_so(bench, monkeypatch, tmp_p
 def test_each_device_gets_a_run_of_its_own(bench, monkeypatch, tmp_path):
     (tmp_path / "meeting").mkdir()
     monkeypatch.setenv("STUB_MEETS", str(tmp_path / "meeting"))
-    bench.common = [item for item in bench.common if not item.startswith("DEVICE")]
+    cpu = bench.common
+    bench.common = [item.replace("DEVICE=cpu", "DEVICE=cuda") for item in cpu]
     bench.write(seeds="[1]")
     assert bench("--devices", "0,3").code == 0
     logs = [(bench.runs / "camp" / name / "train.log").read_text() for name in ("base_s1", "lr_s1")]
@@ -428,10 +430,31 @@ def test_each_device_gets_a_run_of_its_own(bench, monkeypatch, tmp_path):
     for wrong in ("0,0", "0,,1", "0 1"):
         bench.write(seeds="[1, 2]")
         assert bench("--devices", wrong).code == 2
-    bench.common.append("DEVICE=cpu")
-    bench.write(seeds="[1, 2, 3]")
-    done = bench("--devices", "0,1", "--mix")
-    assert done.code == 2 and "--devices is for CUDA devices" in done.err
+    done = bench("--jobs", "2")
+    assert done.code == 2 and "--jobs is for CPUs, and the file asks for DEVICE=cuda" in done.err
+    bench.common = [item for item in cpu if not item.startswith("DEVICE")]
+    bench.write(seeds="[1, 2]")
+    for options in (("--devices", "0"), ("--jobs", "2")):
+        done = bench(*options, "--mix")
+        assert done.code == 2 and "the file asks for DEVICE=auto; add DEVICE=c" in done.err
+
+
+def test_what_shared_its_machine_once_did_even_if_it_went_on_alone(bench, monkeypatch):
+    process = bench.start("--jobs", "2", STUB_WAITS="base_s1")
+    wait_for(bench.runs / "camp" / "base_s1" / "waiting")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert "In parallel, 2 jobs of" in bench().out and bench.journal()[-1]["shared"] == ""
+
+
+def test_a_config_from_elsewhere_is_taken_and_a_trainer_that_exits_is_named(bench, tmp_path):
+    (tmp_path / "small.env").write_text("WARMUP_STEPS=3\n")
+    bench.write(head=f'config = "{tmp_path}/small.env"')
+    assert bench("--dry-run").code == 0
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(3)\n")
+    bench.write(trainer=tmp_path / "exits.py")
+    done = bench("--dry-run")
+    assert done.code == 2 and "exits.py cannot be loaded" in done.err and "SystemExit: 3" in done.err
 
 
 @pytest.fixture

@@ -53,6 +53,11 @@ def all_logs(folder, *changes):
         edit(path, *changes)
 
 
+def begun_on(folder, line):
+    """Logs of runs that were resumed: where they began said `line`."""
+    all_logs(folder, ("^devices:", f"{line}\ndevices:"))
+
+
 def rescored(folder, name="train.log", tokens=None, byte_ratio=1.0, **more):
     """Rewrite a log's score as it would be with other totals: `byte_ratio` times the bytes, or `tokens` targets."""
     text = (folder / name).read_text()
@@ -305,6 +310,9 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
     # lanes
     ("a CPU in the record lane", "L1", "device:CPU", lambda f: all_logs(f, ("^device:.*", "device:CPU, 2 threads"))),
     ("several devices", "L1", "devices:8", lambda f: all_logs(f, ("^devices:.*", "devices:8"))),
+    ("several devices until it was resumed on one", "L1", "devices:8", lambda f: begun_on(f, "devices:8")),
+    ("begun on a faster card", "L3", "NVIDIA H200, then NVIDIA GeForce RTX 4090", lambda f: begun_on(f, "device:NVIDIA H200")),
+    ("begun on a CPU", "L1", "CPU, 64 threads, then", lambda f: begun_on(f, "device:CPU, 64 threads")),
     ("a faster card", "L3", "H200", lambda f: all_logs(f, ("^device:.*", "device:NVIDIA H200"))),
     # 10. files
     ("a hidden file", "E1", "hidden", lambda f: (f / ".cache").write_text("x")),

@@ -89,18 +89,37 @@ def test_the_records_own_statistics_agree_with_scipy():
         assert welch_p(a, b) == pytest.approx(compare_runs.welch(a, b).p_lower, rel=1e-9)
 
 
-def test_power_is_that_of_r():
-    assert compare_runs.power_of(1, 1, 20, 0.05) == pytest.approx(0.8689528, abs=1e-5)  # power.t.test(n = 20, delta = 1, sd = 1)
+def test_power_is_nearly_that_of_r_where_runs_are_many():
+    """R's is for Student's test, which knows that both sides spread alike, and so finds a little more."""
+    assert 0.8689528 - 0.001 < compare_runs.power_of(1, 1, 20, 20, 0.05) < 0.8689528  # power.t.test(n = 20, delta = 1, sd = 1)
     assert compare_runs.seeds_needed(1, 1, 0.05, 0.9) == 23  # power.t.test(power = .90, delta = 1): n = 22.02110
     assert compare_runs.seeds_needed(1e-6, 1) is None
-    assert compare_runs.power_of(100, 1, 3, 0.05) == pytest.approx(1.0)
+    assert compare_runs.power_of(100, 1, 3, 3, 0.05) == pytest.approx(1.0)
 
 
-def test_the_findable_difference_is_found_that_often():
-    d, rng = compare_runs.findable(0.01, 4, 4, 0.05), np.random.default_rng(2)
-    a, b = rng.normal(0, 0.01, (4000, 4)), rng.normal(d, 0.01, (4000, 4))
-    found = (stats.ttest_ind(a, b, axis=1).pvalue < 0.05).mean()
-    assert found == pytest.approx(compare_runs.POWER, abs=0.025)
+@pytest.mark.parametrize("n_a, n_b", [(2, 2), (3, 3), (4, 4), (2, 10), (3, 12)])
+def test_the_findable_difference_is_found_that_often(n_a: int, n_b: int):
+    """By the test that gives the verdict, which is Welch's."""
+    d, rng = compare_runs.findable(0.01, n_a, n_b, 0.05), np.random.default_rng(2)
+    a, b = rng.normal(0, 0.01, (20_000, n_a)), rng.normal(d, 0.01, (20_000, n_b))
+    found = (stats.ttest_ind(a, b, axis=1, equal_var=False).pvalue < 0.05).mean()
+    assert found == pytest.approx(compare_runs.POWER, abs=0.015)
+
+
+def test_too_few_runs_for_a_strict_test_find_nothing():
+    assert compare_runs.findable(0.01, 1, 3, 0.05) == compare_runs.findable(0.01, 2, 2, 1e-9) == math.inf
+
+
+def test_equal_values_have_no_spread_at_all():
+    for value in np.random.default_rng(4).uniform(1, 3, 200).tolist():
+        assert compare_runs.sd([value] * 3) == 0.0
+    assert compare_runs.welch([1.5] * 3, [1.4] * 3) is None and compare_runs.paired([1.5] * 3, [1.4] * 3) is None
+
+
+def test_the_paired_test_is_the_published_one():
+    low, high, p = compare_runs.paired(*SLEEP)  # example(sleep): t.test(extra ~ group, paired = TRUE): t = -4.0621, p = 0.002833
+    assert (low, high, p) == pytest.approx((-2.4598858, -0.7001142, 0.002833), abs=5e-7)
+    assert compare_runs.paired([1.0], [2.0]) is None and compare_runs.paired([1.0, 2.0], [2.0]) is None
 
 
 @pytest.mark.parametrize("n, low, high", [(3, 0.5, 1.0), (6, 0.8, 1.2)])
@@ -141,6 +160,18 @@ def test_a_clear_gain_a_clear_loss_and_no_answer(runs, compare):
     assert "verdict: cannot tell: A - B is -0.00667 bpb" in out and "more seeds a side" in out
     said = json.loads(compare(wide, bad, "--json")[1])
     assert said["verdict"] == "cannot tell" and said["welch"]["p"] > 0.05 and len(said["val_bpb_a"]) == 3
+
+
+def test_runs_of_the_same_seeds_are_compared_seed_by_seed_too(runs, compare):
+    a, b = runs.make("a", 0.001, 0.021, -0.019), runs.make("b", 0.0, 0.0205, -0.0205)
+    out = compare(a, b)[1]
+    assert "verdict: cannot tell" in out and "seed by seed: A - B from -0.00024 to +0.00224 (95% interval, paired, p 0.074)" in out
+    assert "seed by seed" not in compare(a[:2], b)[1] and "seed by seed" not in compare(a[:2], b[1:])[1]
+
+
+def test_sides_that_do_not_spread_get_no_verdict(runs, compare):
+    out = compare(runs.make("a", 0.0, 0.0, 0.0), runs.make("b", 0.01, 0.01, 0.01))[1]
+    assert "cannot tell" in out and "does SEED reach them?" in out and "single run" not in out
 
 
 def test_planned_seeds_are_for_the_difference_asked_for(runs, compare):
@@ -209,6 +240,7 @@ def test_bad_input_says_what_to_type(runs, compare, tmp_path: Path):
     for left, right, options, words in (
         ([*a, str(tmp_path / "again")], b, (), "both of SEED=1"),
         (a, [a[0]], (), "stands on both sides"),
+        (a, [str(Path(a[0]) / "train.log")], (), "stands on both sides"),
         ([str(tmp_path / "none")], b, (), "`ls runs`"),
         ([str(tmp_path / "empty")], b, (), "--resume"),
         (a, b, ("--allow", "everything"), "device, clock, data"),

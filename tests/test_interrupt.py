@@ -84,6 +84,18 @@ def test_stopped_twice_and_resumed_is_the_same_run(main, finished, tmp_path, dur
         assert log.count(f"\nstep:{step} train_loss:") == 1
 
 
+def test_what_was_changed_at_a_resume_holds_at_the_next(main, tmp_path, during):
+    """Twelve steps, made twenty at the first resume: the second, as the log says to type it, goes on to twenty and lets the rates fall."""
+    folder = tmp_path / "runs" / "x"
+    with during(Stepper, "launch", send(signal.SIGINT), at_step(4)):
+        assert main(RUN_ID="x").code == 130
+    with during(Stepper, "launch", send(signal.SIGINT), at_step(8)):
+        assert main("--resume", folder, bare=True, ITERATIONS=20).code == 130
+    done = main("--resume", folder, bare=True)
+    assert done.code == 0 and line_of(done.out, "trained ")["steps"] == "20"
+    assert json.loads((folder / "result.json").read_text())["settings"]["ITERATIONS"] == 20
+
+
 @pytest.mark.parametrize("step", [0, 11])
 def test_stopped_at_the_first_or_last_step(main, finished, tmp_path, during, step):
     with during(Stepper, "launch", send(signal.SIGTERM), at_step(step)):
@@ -311,7 +323,9 @@ def test_nobody_listening_does_not_stop_the_run(tmp_path, monkeypatch):
     log.open(tmp_path / "train.log")
     monkeypatch.setattr("sys.stdout", Gone())
     log("one")
-    assert (tmp_path / "train.log").read_text() == "one\n"
+    monkeypatch.setattr("sys.stdout", None)  # what Python makes of a closed one
+    log("two")
+    assert (tmp_path / "train.log").read_text() == "one\ntwo\n"
 
 
 def test_a_hangup_asks_too_unless_it_is_ignored():
@@ -363,10 +377,9 @@ def test_a_changed_source_is_refused(main, stopped):
     copy.write_text(copy.read_text() + "\n# an edit\n")
     done = main("--resume", stopped, bare=True)
     assert done.code == 2 and "the source has changed" in done.err and f"python3 {copy} --resume {stopped}" in done.err
-    copy.unlink()
-    assert main("--resume", stopped, bare=True).code == 2
-
-
+    copy.unlink()  # as where the disk was full when the folder was made
+    done = main("--resume", stopped, bare=True)
+    assert done.code == 2 and "no run began there" in done.err and "`ls runs`" in done.err
 
 
 @pytest.mark.parametrize("name", ["checkpoint.npz", "weights.npz"])

@@ -329,16 +329,16 @@ def test_glances_never_learn(main, tmp_path):
 
 def test_second_moments_are_those_of_the_inputs(lanes):
     model, s = lanes
-    batches = [np.random.default_rng(i).integers(0, 300, (3, 33)) for i in range(2)]
-    moments = train_gpt.second_moments(model, batches)
+    rows = np.random.default_rng(0).integers(0, 300, (6, 33))
+    moments = train_gpt.second_moments(model, rows)
     matrices = {n: p for n, p in model.named_parameters() if train_gpt.role_of(n) in ("matrix", "embed")}
     assert {n: h.shape for n, h in moments.items()} == {n: (p.shape[1],) * 2 for n, p in matrices.items()}
     assert not train_gpt.WATCH
     with torch.no_grad():
-        hidden = torch.cat([model.hidden(torch.from_numpy(b[:, :-1])).flatten(0, 1) for b in batches]).double()
+        hidden = model.hidden(torch.from_numpy(rows[:, :-1])).flatten(0, 1).double()
     np.testing.assert_allclose(moments["embed"], (hidden.mT @ hidden).numpy(), rtol=1e-3, atol=1e-2)
     assert np.array_equal(moments["blocks.0.attn.q"], moments["blocks.0.attn.v"])
-    assert train_gpt.second_moments(model, []) == {}
+    assert train_gpt.second_moments(model, rows[:0]) == train_gpt.second_moments(model, np.array([], np.int32)) == {}
 
 
 @pytest.mark.parametrize("changes", [{}, {"NUM_LAYERS": 1}], ids=["two blocks", "one block, so no skips"])
@@ -347,11 +347,11 @@ def test_squared_gradients_are_those_of_single_sequences(changes):
     s = lane_settings(**changes)
     model = random_model(s)
     before = model.weights()
-    batches = [np.random.default_rng(i).integers(0, 300, (3, 33), dtype=np.int32) for i in range(2)]
-    powers = train_gpt.squared_gradients(model, batches)
+    rows = np.random.default_rng(0).integers(0, 300, (6, 33), dtype=np.int32)
+    powers = train_gpt.squared_gradients(model, rows)
     named = {n: p for n, p in model.named_parameters() if p.numel()}
     want = dict.fromkeys(named, 0.0)
-    for sequence in np.concatenate(batches):
+    for sequence in rows:
         tokens = torch.from_numpy(sequence).long()[None]
         loss = torch.nn.functional.cross_entropy(model.logits(tokens[:, :-1], 32)[0], tokens[0, 1:])
         for n, g in zip(named, torch.autograd.grad(loss, list(named.values()))):
@@ -360,7 +360,7 @@ def test_squared_gradients_are_those_of_single_sequences(changes):
     assert powers == pytest.approx(want, rel=1e-4)
     assert all(p.grad is None for p in model.parameters())
     assert all(np.array_equal(w, before[n]) for n, w in model.weights().items())
-    assert train_gpt.squared_gradients(model, []) == dict.fromkeys(named, 0.0)
+    assert train_gpt.squared_gradients(model, np.array([], np.int32)) == dict.fromkeys(named, 0.0)
 
 
 def other_validation(tiny, folder):
@@ -379,9 +379,9 @@ def test_calibration_reads_training_shards_alone(main, tiny, tmp_path, monkeypat
     seen, read, real = [], [], {name: getattr(train_gpt, name) for name in ("second_moments", "squared_gradients")}
 
     def spy(name):
-        def spied(model, batches):
-            read.append(list(batches))
-            seen.append(real[name](model, read[-1]))
+        def spied(model, rows):
+            read.append(rows)
+            seen.append(real[name](model, rows))
             return seen[-1]
 
         return spied
@@ -394,8 +394,8 @@ def test_calibration_reads_training_shards_alone(main, tiny, tmp_path, monkeypat
     first, second = (dict(zip(("forecast", "forecast gradients", "export", "export gradients"), seen[i : i + 4])) for i in (0, 4))
     assert len(seen) == 8
     order = train_gpt.TrainSequences(lane_settings(DATA_PATH=tiny.folder))
-    assert all(np.array_equal(batches, [order.batch(0), order.batch(1)]) for batches in read[::2])  # 500 tokens in batches of 256
-    assert all(np.array_equal(batches, [order.batch(0)]) for batches in read[1::2])
+    wanted = [[order.sequence(i) for i in range(n)] for n in (10, 8)]  # 300 and 256 tokens in sequences of 32
+    assert all(np.array_equal(rows, wanted[i % 2]) for i, rows in enumerate(read))
     for when in first:
         assert first[when].keys() == second[when].keys() != set()
         assert all(np.array_equal(first[when][n], second[when][n]) for n in first[when])
@@ -521,3 +521,18 @@ def test_check_foretells_the_scoring_time_of_learning(main):
     done = main("--check", **LANES)
     assert done.code == 0, done.err
     assert any("scoring_s" in pairs(line) for line in done.out.splitlines() if line.startswith("check "))
+
+
+@pytest.mark.parametrize("ttt", [0.0, 0.5])
+def test_check_foretells_scoring_by_windows(main, monkeypatch, ttt):
+    """Where a window takes a second, the 368 of 1,500 targets take as many, although the first scores eight times as many as the others."""
+    clock = SteppingTime()
+
+    def one_second_each(model, tokens, s, r, log, label, seq_len, stride, limit=0, ttt=0.0):
+        clock.now += len(list(train_gpt.score_windows(len(tokens) - 1, seq_len, stride)))
+
+    monkeypatch.setattr(train_gpt, "time", clock)
+    monkeypatch.setattr(train_gpt, "score", one_second_each)
+    done = main("--check", **LANES | {"TTT_LR": ttt, "EVAL_SEQ_LEN": 32, "EVAL_STRIDE": 4, "VAL_TOKENS": 1500, "EVAL_BATCH_TOKENS": 64})
+    (found,) = (pairs(line)["scoring_s"] for line in done.out.splitlines() if "scoring_s:" in line)
+    assert int(found) == pytest.approx(1 + (1500 - 32) / 4, rel=0.05)

@@ -81,7 +81,7 @@ def test_a_name_like_no_other():
 
 
 def test_later_wins_and_the_source_is_kept(tmp_path):
-    path = env_file(tmp_path, "# a comment\n\nexport SEED=1  # why\nMODEL_DIM='48'\nRUNS_DIR=\"a#b\"\nNUM_LAYERS=3\n")
+    path = env_file(tmp_path, '# a comment\n\nexport SEED=1  # why\nMODEL_DIM=\'48\'\nRUNS_DIR="a#b" # "why"\nNUM_LAYERS=3\n')
     s = load_settings(["--config", str(path), "SEED=3"], {"SEED": "2", "MODEL_DIM": "96"})
     assert (s.SEED, s.MODEL_DIM, s.NUM_LAYERS, s.RUNS_DIR) == (3, 96, 3, "a#b")
     assert [s.sources[n] for n in ("SEED", "MODEL_DIM", "NUM_LAYERS", "TRAIN_SEQ_LEN")] == [
@@ -106,7 +106,7 @@ def test_bad_files(tmp_path):
     assert "cannot read" in refused("--config", str(tmp_path / "none.env"))
     (tmp_path / "binary.env").write_bytes(b"\xff\xfe\x00")
     assert "cannot read" in refused("--config", str(tmp_path / "binary.env"))
-    assert "no run folder" in refused("--resume", str(tmp_path))
+    assert "no run began there" in refused("--resume", str(tmp_path))
     assert "neither an option nor KEY=VALUE" in refused("SEED")
 
 

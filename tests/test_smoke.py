@@ -257,8 +257,9 @@ def test_settings_that_an_old_artifact_does_not_name_are_the_defaults(main, fini
     assert float(line_of(done.out, "final_sliding_window_exact ")["val_bpb"]) == pytest.approx(result["val_bpb"], abs=1e-4)
 
 
-def test_a_small_artifact_makes_no_large_model(main, tmp_path):
-    large = train_gpt.load_settings("NUM_LAYERS=64 MODEL_DIM=4096 NUM_HEADS=4 NUM_KV_HEADS=4 MLP_MULT=16 VOCAB_SIZE=300".split(), {})
+@pytest.mark.parametrize("size", ["NUM_LAYERS=64 MODEL_DIM=4096 MLP_MULT=16", "BIGRAM_ROWS=1048576 BIGRAM_DIM=4096"])
+def test_a_small_artifact_makes_no_large_model(main, tmp_path, size):
+    large = train_gpt.load_settings(f"{size} NUM_HEADS=4 NUM_KV_HEADS=4 VOCAB_SIZE=300".split(), {})
     (tmp_path / "large.bin").write_bytes(train_gpt.encode_artifact({"embed": np.zeros((1, 1), np.float32)}, large))
     done = main("--eval-only", tmp_path / "large.bin")
     assert done.code == 2 and "fewer weights than the model of its own header" in done.err

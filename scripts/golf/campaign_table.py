@@ -18,7 +18,7 @@ HEAD = "run|n|val_bpb|sd|delta|95% interval|bytes|export gap|tokens|steps|train 
 
 
 def read_journal(folder: Path) -> dict[str, dict]:
-    """The last entry of each run."""
+    """The last entry of each run, which shared its machine if any part of it did."""
     found = {}
     try:
         lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines()
@@ -27,7 +27,8 @@ def read_journal(folder: Path) -> dict[str, dict]:
     for line in lines:
         try:
             entry = json.loads(line)
-            found[entry["run"]] = entry
+            before = found.get(entry["run"], {}).get("shared", "") if entry.get("resumed") else ""
+            found[entry["run"]] = entry | {"shared": entry.get("shared") or before}
         except (ValueError, KeyError, TypeError):
             continue  # the machine went down while it was written
     return found
@@ -103,7 +104,7 @@ class Table:
         if mixed:
             own = ", ".join(f"{p.name} {r.facts.final['val_bpb']:.5f}" for p, r in runs)
             self.notes.append(f"**{name} is mixed**, so it has no mean: {'; '.join(mixed)}. Its runs: {own}.")
-        score, spread = (["mixed", ""] if mixed else [f"{mean(bpb):.5f}", "" if sd(bpb) is None else f"{sd(bpb):.5f}"])
+        score, spread = ["mixed", ""] if mixed else [f"{mean(bpb):.5f}", "" if sd(bpb) is None else f"{sd(bpb):.5f}"]
         delta, interval = self.against(name, runs, control, bool(mixed))
         largest = max((f.size for f in facts), key=lambda size: size["total_bytes"])
         over = largest["total_bytes"] - largest["cap_bytes"]

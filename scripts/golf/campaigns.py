@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import hashlib
-import importlib.util
 import itertools
+import os
 import re
-import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 from golf.places import DATA_SETTINGS
 from golf.results import Result, ResultError, read_results
+from golf.runs import RunError, import_trainer, sha256_of
 from golf.texts import safe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,14 +82,10 @@ class Seen:
 @functools.cache
 def load_trainer(path: Path) -> ModuleType:
     """Import a trainer by its path. Raises CampaignError."""
-    name = "trainer_" + hashlib.sha256(str(path).encode()).hexdigest()[:12]
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as e:  # a trainer somebody is at work on can fail in any way
-        raise CampaignError(f"trainer {path.name} cannot be loaded with {sys.executable}: {type(e).__name__}: {e}") from None
-    return module
+        return import_trainer(path)
+    except RunError as e:
+        raise CampaignError(f"trainer {e}") from None
 
 
 def close_to(word: str, known: list[str]) -> str:
@@ -197,7 +192,7 @@ def read_rows(reader: Reader, data: dict, typed: dict[str, str], config: Path | 
 def planned(reader: Reader, row: Row, seed: int, folder: Path) -> Planned | None:
     """What the trainer itself says to the settings of a run; all that is wrong with single ones, then with them together."""
     trainer = load_trainer(row.trainer)
-    argv = ["--config", str(row.config.relative_to(ROOT))] if row.config else []
+    argv = ["--config", os.path.relpath(row.config, ROOT)] if row.config else []
     argv += [*row.items, f"RUNS_DIR={folder}", f"RUN_ID={row.name}_s{seed}", f"SEED={seed}"]
     before = len(reader.problems)
     for item in row.items:
@@ -265,7 +260,6 @@ def settings_in(environ: dict[str, str], plan: list[Planned]) -> list[str]:
     return sorted({f"{k}={v}" for p in plan for k, v in environ.items() if k in p.settings.table and k != "RUNS_DIR"})
 
 
-
 # What lies in the folders ==============================================================================================
 def look(folder: Path) -> Seen:
     """How far the run of a folder has come."""
@@ -295,19 +289,15 @@ def env_values(text: str) -> dict[str, str]:
     return {key: value for key, value in (found | places).items() if key not in ("RUN_ID", "RUNS_DIR")}
 
 
-def source_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def changes(p: Planned) -> list[str]:
     """In what a run that is there differs from the one that is planned now."""
     try:
         begun = env_values((p.folder / "settings.env").read_text(encoding="utf-8"))
-        source = source_hash(p.folder / "train_gpt.py")
+        source = sha256_of((p.folder / "train_gpt.py").read_bytes())
     except (OSError, ValueError):
         return ["its settings.env or train_gpt.py cannot be read"]
     now, found = env_values(p.settings.as_env()), []
-    if source != (ours := source_hash(p.row.trainer)):
+    if source != (ours := sha256_of(p.row.trainer.read_bytes())):
         found.append(f"{p.row.trainer.name} has changed (code_sha256 {source[:12]} then, {ours[:12]} now)")
     for key in sorted(begun.keys() | now.keys()):
         if begun.get(key) != now.get(key):

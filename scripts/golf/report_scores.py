@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import math
-import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from types import ModuleType
 
 import numpy as np
 
-from golf.runs import numbers
+from golf.runs import RunError, import_trainer, numbers
 
 FORMAT = 3  # of nats.npz; another number makes old caches stale
 CACHE = "nats.npz"
@@ -34,19 +32,6 @@ class ScoresError(Exception):
 def class_of(trainer: ModuleType, name: str) -> str:
     """Tensors of one class: the last part of their names, small vectors together."""
     return "vectors" if trainer.role_of(name) == "vector" else name.rpartition(".")[2]
-
-
-def import_trainer(folder: Path) -> ModuleType:
-    """The run's own trainer, under a name of its own. Raises ScoresError."""
-    path = folder / "train_gpt.py"
-    name = "trainer_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as e:  # the code of a run may fail in any way, a missing package first of all
-        raise ScoresError(f"{path} cannot be loaded here: {type(e).__name__}: {e}") from None
-    return module
 
 
 def pieces_of(table: object, tokens: np.ndarray) -> list[str]:
@@ -100,7 +85,10 @@ def scores_of(folder: Path, tokens: int, wanted_sha256: str) -> dict[str, object
     found = read_cache(folder / CACHE, key)
     if found:
         return found
-    trainer = import_trainer(folder)
+    try:
+        trainer = import_trainer(folder / "train_gpt.py")
+    except RunError as e:
+        raise ScoresError(str(e)) from None
     try:
         arrays, scores = compute(trainer, folder, tokens, wanted_sha256)
     except trainer.UserError as e:
@@ -121,7 +109,7 @@ def open_run(trainer: ModuleType, folder: Path, tokens: int, wanted_sha256: str)
 
     settings = trainer.Settings(trainer.SETTINGS)
     settings.read_file(folder / "settings.env")
-    changes = {"DEVICE": "auto", "COMPILE": "off"}
+    changes = {"DEVICE": "auto", "COMPILE": "off", "AUX_VAL": ""}
     for name in ("DATA_PATH", "TOKENIZER_PATH"):  # as they were given: from the repository's root
         path = Path(settings.values[name])
         changes[name] = str(path if path.exists() else ROOT / path)

@@ -393,7 +393,7 @@ def check_record_lane(report: Report, name: str, f: LogFacts, track: Track, pins
     if f.about["devices"] != "1":
         find(name, "L1", f"devices:{f.about['devices']}", "1", elsewhere)
     device = f.about["device"]
-    if "torch" not in f.about or device.upper().startswith("CPU") or "APPLE" in device.upper():
+    if "torch" not in f.about or re.search(r"\bCPU\b", device.upper()) or "APPLE" in device.upper():
         find(name, "L1", f"device:{device}", "one CUDA device comparable to an RTX 4090", elsewhere)
     elif m := FASTER_CARDS.search(device):
         find(name, "L3", f"device:{device}", f"a card not clearly faster than an RTX 4090; a {m[0]} is", elsewhere)

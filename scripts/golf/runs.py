@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 from golf.texts import TextError, read_json, read_text
 
@@ -132,7 +135,12 @@ def parse_log(text: str) -> LogFacts:
             elif m[1] == "size":
                 about |= hexes
         elif (m := PAIR.fullmatch(line)) and not line.startswith(("epoch:", "begins_at_step:")):
-            about[m[1]] = m[2].strip()
+            value, before = m[2].strip(), about.get(m[1], "")
+            if m[1] == "device" and before:  # a run that went on elsewhere names every device it had
+                value = before if value in before.split(", then ") else f"{before}, then {value}"
+            elif m[1] == "devices" and value.isdecimal() and before.isdecimal():
+                value = max(value, before, key=int)
+            about[m[1]] = value
     wanted = {
         **{f"setting {key}=<number>": NUMBER.fullmatch(settings.get(key, "")) for key in NUMERIC_SETTINGS},
         "data val_targets": {"val_targets", "val_bytes"} <= by_label.get("data", {}).keys(),
@@ -153,6 +161,18 @@ def parse_log(text: str) -> LogFacts:
     labels = (by_label.get(name, {}) for name in ("data", "size", "trained", "scored", "export", FINAL))
     data, size, trained, scored, gap, final = labels
     return LogFacts(settings, about, data, hashes, size, said_total, trained, scored, gap, spans, final, finals, steps, auxiliary)
+
+
+def import_trainer(path: Path) -> ModuleType:
+    """Run the code of a trainer file, as a module under a name of its own. Raises RunError."""
+    name = "trainer_" + sha256_of(str(path.resolve()).encode())[:12]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as e:  # code that somebody is at work on can fail in any way, a missing package first of all
+        raise RunError(f"{path} cannot be loaded with {sys.executable}: {type(e).__name__}: {e}") from None
+    return module
 
 
 def sha256_of(data: bytes) -> str:
@@ -178,7 +198,7 @@ def read_run(path: Path) -> RunFolder:
         raise RunError(f"{path} is no folder; `ls runs` shows the runs")
     for name in ("train.log", "train_gpt.py", "artifact.bin", "result.json"):
         if not (path / name).is_file():
-            raise RunError(f"{path} has no {name}: the run is not finished; go on with it: python3 train_gpt.py --resume {path}")
+            raise RunError(f"{path} has no {name}: the run is not finished; go on with it: python3 {path / 'train_gpt.py'} --resume {path}")
     try:
         text = read_text(path / "train.log")
         facts = parse_log(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 RECORD_MARGIN_NATS = 0.005
@@ -10,15 +11,12 @@ RECORD_P = 0.01
 
 
 def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return statistics.fmean(values)
 
 
 def sd(values: Sequence[float]) -> float | None:
-    """Sample standard deviation; None for a single value."""
-    if len(values) < 2:
-        return None
-    m = mean(values)
-    return math.sqrt(math.fsum((v - m) ** 2 for v in values) / (len(values) - 1))
+    """Sample standard deviation, exactly 0 for equal values; None for a single one."""
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
