@@ -15,14 +15,15 @@ Text between `# shared: begin` and `# shared: end` is the same in the MLX twin.
 from __future__ import annotations
 
 import argparse, contextlib, dataclasses, difflib, errno, glob, hashlib, itertools, json, lzma, math, os, platform, re, shutil, signal
-import collections, struct, sys, time, zipfile, zlib
+import collections, shlex, struct, sys, time, zipfile, zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import sentencepiece, zstandard
-from tqdm import tqdm
+try:
+    import numpy as np, sentencepiece, zstandard
+    from tqdm import tqdm
+except ImportError as e: sys.exit(print(f"error: {e} ({sys.executable}); type: source .venv/bin/activate", file=sys.stderr) or 2)
 # shared: end imports
 import atexit, importlib.util
 import torch
@@ -295,7 +296,6 @@ def resolve_device(s: Settings) -> Runtime:
 SHARD_MAGIC, SHARD_VERSION, SHARD_HEADER_BYTES = 20240520, 1, 1024
 BOS = 1  # every document starts with it
 class DataError(UserError): """Shards or tokenizer are not what they should be."""
-
 def open_shard(path: str | Path) -> np.ndarray:
     """Memory-map a shard: (tokens,) uint16. Raises DataError unless magic, version and exact size fit."""
     path = Path(path)
@@ -311,7 +311,6 @@ def open_shard(path: str | Path) -> np.ndarray:
         wrong = f"{size} bytes, but its header announces {header[2]} tokens, so {SHARD_HEADER_BYTES + 2 * int(header[2])} bytes"
     if wrong: raise DataError(f"{path}: {wrong}; fetch or build it again (data/README.md)")
     return np.memmap(path, "<u2", "r", offset=SHARD_HEADER_BYTES)
-
 def find_shards(pattern: str) -> list[Path]:
     """The shards that a glob names, in name order. Raises DataError if there are none."""
     paths = sorted(Path(p) for p in glob.glob(pattern))
@@ -579,7 +578,7 @@ class GPT(nn.Module):
         x = x0 = norm(x)
         saved: list[Tensor] = []
         for i, block in enumerate(self.blocks):
-            if saved and i >= len(skips): x = x + skips[len(saved) - 1] * saved.pop()
+            if saved and i >= len(skips): x = x + skips[len(saved) - 1] * saved.pop()  # the first time its own input
             x = block(x, x0, cos, sin)
             if i < len(skips): saved.append(x)
         return norm(x)
@@ -1145,7 +1144,7 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     """Open shards and tokenizer, check them against each other and audit the validation bytes. Raises DataError."""
     table = ByteTable.load(s.TOKENIZER_PATH)
     if (pieces := len(table.base_bytes)) != s.VOCAB_SIZE:
-        raise DataError(f"TOKENIZER_PATH={s.TOKENIZER_PATH} has {pieces} pieces, not VOCAB_SIZE={s.VOCAB_SIZE}; is it the shards' own?")
+        raise DataError(f"TOKENIZER_PATH={s.TOKENIZER_PATH} has {pieces} pieces, VOCAB_SIZE={s.VOCAB_SIZE}; set that if it made the shards")
     tokens = load_tokens(f"{s.DATA_PATH}/*_val_*.bin", s.VAL_TOKENS, s.VOCAB_SIZE)
     total, aux = audit_bytes(tokens, table), {}
     for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item):
@@ -1165,7 +1164,7 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     if len(tokens) - 1 < s.VAL_TOKENS:
         log(f"warning: VAL_TOKENS={s.VAL_TOKENS}, but the validation shards hold {len(tokens) - 1} targets; all of them are scored")
     log("data " + kv(train_tokens=train_tokens, val_targets=len(tokens) - 1, val_bytes=total, val_documents=int((tokens == BOS).sum())))
-    log("data " + kv(**hashes))
+    log("data " + kv(tokenizer_bytes=Path(s.TOKENIZER_PATH).stat().st_size, **hashes))
     return Data(tokens, table.target_bytes(tokens[:-1], tokens[1:]), table, hashes, aux)
 
 def xz_bits_per_byte(tokens: np.ndarray, table: ByteTable) -> float:
@@ -1413,7 +1412,7 @@ class Run:
         """Train, export, score, result.json. Returns the exit status."""
         s, log, clock, interrupt = self.s, self.log, self.clock, Interrupt()
         self.open_folder(resume)
-        go_on = f"go on with: python3 {self.folder / 'train_gpt.py'} --resume {self.folder}"
+        go_on = "go on with: " + shlex.join(["python3", str(self.folder / "train_gpt.py"), "--resume", str(self.folder)])
         model = self.build()
         try:
             if (self.folder / "weights.npz").exists():
@@ -1442,7 +1441,8 @@ class Run:
             log(f"diverged: {e}")
             return EXIT_DIVERGED
         except Exception as e:
-            log(f"failed: {type(e).__name__}: {e}\nwhat was reached is in {self.folder}; when mended, {go_on}")
+            advice = "\nlower MICROBATCH_TOKENS (16384 to begin with) and EVAL_BATCH_TOKENS" * ("memory" in str(e))
+            log(f"failed: {type(e).__name__}: {e}{advice}\nwhat was reached is in {self.folder}; when mended, {go_on}")
             raise
     def eval_only(self, path: Path) -> int:
         if (copy := path.parent / "train_gpt.py").is_file() and copy.read_bytes() != SOURCE:

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import console  # noqa: F401  first, as it says what to type where packages are missing
 import numpy as np
 from console import Progress, ToolError, tool_main
 from overlap import HashSet, window_hashes

@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import console  # noqa: F401  first, as it says what to type where packages are missing
 import numpy as np
 import sentencepiece
 from console import Progress, ToolError, amount_text, tool_main

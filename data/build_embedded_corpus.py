@@ -31,6 +31,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import console  # noqa: F401  first, as it says what to type where packages are missing
 import numpy as np
 from build_dataset import DATA, PieceEncoder, report, text_hash, tool_versions, train_tokenizer, write_dataset
 from console import tool_main

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
 
-from tqdm import tqdm
+if missing := [name for name in ("numpy", "sentencepiece", "tqdm", "filelock") if importlib.util.find_spec(name) is None]:
+    where = "source .venv/bin/activate (bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env makes it)"
+    print(f"error: {sys.executable} lacks {', '.join(missing)}; type: {where}", file=sys.stderr)
+    sys.exit(2)
+from tqdm import tqdm  # noqa: E402
 
 LOG_EVERY_SECONDS = 10.0
 

@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import console  # noqa: F401  first, as it says what to type where packages are missing
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What this machine can do here, what stands in the way, and what to type next. A minute or two; changes nothing in the repository.
+"""What this machine can do here, what stands in the way, and what to type next. A minute or two; writes runs/calibration.json alone.
 
     python3 scripts/doctor.py                 checks, calibration, prediction
     python3 scripts/doctor.py --quick         no calibration, no prediction: a few seconds
@@ -251,7 +251,7 @@ def pick_run(facts, have_fineweb):
     if "capability" not in facts:
         return TORCH, CPU if have_fineweb else CPU_SMOKE, []
     extra = []
-    if facts["free_bytes"] < 14e9:  # the whole batch of 131,072 tokens does not fit
+    if facts["free_bytes"] < (7e9 if "triton" in facts else 14e9):  # the whole batch of 131,072 tokens took 5.1 GB compiled, on an H100
         extra.append(f"MICROBATCH_TOKENS={32768 if facts['free_bytes'] > 5e9 else 8192}")
         extra.append("EVAL_BATCH_TOKENS=16384")
     return TORCH, CUDA, extra
@@ -259,6 +259,19 @@ def pick_run(facts, have_fineweb):
 
 def pairs(line):
     return dict(re.findall(r"(\w+):(\S+)", line))
+
+
+def accepts(report, python, trainer, config):
+    """Whether the trainer takes a config on this device."""
+    code = "\n".join((
+        "import sys, " + trainer.replace(".py", " as t"),
+        "try: t.resolve_device(t.load_settings(['--config', sys.argv[1]], {}))",
+        "except t.UserError as e: sys.exit(str(e))"))  # fmt: skip
+    status, _, err = run([python, "-c", code, config], CHECK_SECONDS, cwd=ROOT)
+    if status != 0:
+        why = (err.strip() or "without a word").splitlines()[0]
+        report.mend("prediction", f"{trainer} refuses {config} here: {why}", "choose another config: ls configs")
+    return status == 0
 
 
 def predict(report, python, trainer, config, extra):
@@ -345,6 +358,8 @@ def examine(args, report):
         config, extra = args.config, []
         script = MLX if facts["backend"] == "mlx" else TORCH
     trainer = "train_gpt_mlx.py" if facts["backend"] == "mlx" else "train_gpt.py"
+    if args.config and not accepts(report, python, trainer, config):
+        return
     missing = missing_data(config)
     if missing:
         report.say("note", "prediction", f"waits for the data of {config}, which the run fetches or builds: {missing}")

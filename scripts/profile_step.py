@@ -115,6 +115,9 @@ def set_compiler_options(options: list[str]) -> None:
 
 def main() -> int:
     try:
+        if {"-h", "--help"} & set(sys.argv):
+            print(__doc__)
+            return 0
         options = [item for item in sys.argv[1:] if item.startswith("inductor.")]
         s = train_gpt.load_settings([item for item in sys.argv[1:] if item not in options])
         runtime = train_gpt.resolve_device(s)

@@ -53,4 +53,6 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.exit(__doc__)
     (ROOT / "docs" / "settings.md").write_text(page(), encoding="utf-8")

@@ -63,6 +63,9 @@ def sweep(folder: Path, items: list[str], targets: int) -> None:
     run = open_run(trainer, folder, targets, wanted)
     s, data = run.s, run.data
     axes = parse_axes(items, [key for key in EXPORT_KEYS if key in s.table])
+    idle = [name for name in axes if name.startswith("STEP_")]
+    if idle and s.QUANT == "clip" and "QUANT" not in axes:
+        raise SweepError(f"{folder} has QUANT=clip, for which {idle[0]} does nothing; sweep BITS_MATRIX or BITS_EMBED")
     rows = list(itertools.product(*axes.values()))
     for values in rows:  # all of them, before the first takes minutes
         trial = trainer.Settings(trainer.SETTINGS)

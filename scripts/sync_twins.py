@@ -28,6 +28,9 @@ def synced(source, twin):
 
 
 def main(argv):
+    if set(argv) - {"--check"}:
+        print(__doc__)
+        return 0 if argv in (["-h"], ["--help"]) else 2
     twin_path = ROOT / "train_gpt_mlx.py"
     source, twin = (path.read_text(encoding="utf-8") for path in (ROOT / "train_gpt.py", twin_path))
     new = synced(source, twin)

@@ -99,6 +99,16 @@ def test_a_cpu_with_fineweb_is_sent_to_the_cpu_baseline(examine):
     assert said["next"] == ["bash scripts/run_cuda_baseline.sh configs/local_cpu_baseline.env"]
 
 
+@pytest.mark.parametrize(
+    "config, why", [("local_4090_record", "DEVICE=cuda: torch finds no"), ("local_apple_mlx", "DEVICE=gpu is not allowed")]
+)
+def test_a_config_for_another_device_is_no_advice(examine, config, why):
+    for path in (*ROOT.glob("train_gpt*.py"), ROOT / f"configs/{config}.env"):
+        shutil.copy(path, examine.root / path.relative_to(ROOT))
+    code, said = examine("--quick", "--config", f"configs/{config}.env")
+    assert code == 1 and has_line(said, "MEND", "prediction", why) and "ls configs" in said["next"][0]
+
+
 def test_missing_packages_are_named(examine):
     requirements = examine.root / "requirements-cuda.txt"
     requirements.write_text("no-such-package==1.0\n" + requirements.read_text())
@@ -146,7 +156,13 @@ def test_a_check_that_fails_in_an_unforeseen_way_is_no_crash(examine, monkeypatc
     "facts, fineweb, want",
     [
         (CARD, False, (TORCH, doctor.CUDA, [])),
-        (CARD | {"free_bytes": 8e9}, True, (TORCH, doctor.CUDA, ["MICROBATCH_TOKENS=32768", "EVAL_BATCH_TOKENS=16384"])),
+        (CARD | {"free_bytes": 8e9}, True, (TORCH, doctor.CUDA, [])),
+        (
+            {k: v for k, v in CARD.items() if k != "triton"} | {"free_bytes": 8e9},
+            True,
+            (TORCH, doctor.CUDA, ["MICROBATCH_TOKENS=32768", "EVAL_BATCH_TOKENS=16384"]),
+        ),
+        (CARD | {"free_bytes": 6e9}, True, (TORCH, doctor.CUDA, ["MICROBATCH_TOKENS=32768", "EVAL_BATCH_TOKENS=16384"])),
         (CARD | {"free_bytes": 4e9}, True, (TORCH, doctor.CUDA, ["MICROBATCH_TOKENS=8192", "EVAL_BATCH_TOKENS=16384"])),
         ({"backend": "mlx", "device": "Apple M4 Pro"}, True, (MLX, doctor.APPLE, [])),
         ({"backend": "mlx", "device": "Apple M4 Pro"}, False, (MLX, doctor.APPLE_SMOKE, [])),

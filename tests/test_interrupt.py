@@ -84,6 +84,19 @@ def test_stopped_twice_and_resumed_is_the_same_run(main, finished, tmp_path, dur
         assert log.count(f"\nstep:{step} train_loss:") == 1
 
 
+@pytest.mark.parametrize("why, advised", [("CUDA out of memory. Tried to allocate", True), ("a bug", False)])
+def test_a_crash_says_how_to_go_on_and_what_to_lower(main, tmp_path, monkeypatch, why, advised):
+    def crash(*args):
+        raise RuntimeError(why)
+
+    monkeypatch.setattr(Stepper, "launch", crash)
+    with pytest.raises(RuntimeError, match=why[:5]):
+        main(RUN_ID="x", RUNS_DIR=tmp_path / "my runs")
+    log = (tmp_path / "my runs/x/train.log").read_text()
+    assert f"\nfailed: RuntimeError: {why}" in log and ("lower MICROBATCH_TOKENS" in log) == advised
+    assert f"go on with: python3 '{tmp_path}/my runs/x/train_gpt.py' --resume '{tmp_path}/my runs/x'" in log
+
+
 def test_what_was_changed_at_a_resume_holds_at_the_next(main, tmp_path, during):
     """Twelve steps, made twenty at the first resume: the second, as the log says to type it, goes on to twenty and lets the rates fall."""
     folder = tmp_path / "runs" / "x"

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -319,3 +321,12 @@ def test_the_device_speed_that_the_doctor_kept_goes_into_the_result(main, tmp_pa
     done = main(RUN_ID="x", ITERATIONS=2)
     assert done.code == 0 and "calibration_tokens_per_s:1234.5\n" in done.out
     assert json.loads((tmp_path / "runs/x/result.json").read_text())["calibration_tokens_per_s"] == 1234.5
+
+
+def test_a_python_without_the_packages_is_told_what_to_type(tmp_path):
+    """Both trainers, and a data tool: one line, not a traceback."""
+    for name in ("train_gpt.py", "train_gpt_mlx.py", "data/cached_challenge_fineweb.py", "data/audit_dataset.py"):
+        command = [sys.executable, "-S", "-E", str(TRAINER.parent / name), "--help"]  # -S: no installed packages
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and "source .venv/bin/activate" in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1
