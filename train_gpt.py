@@ -785,7 +785,7 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     nats, stream = np.zeros(n, np.float32), torch.from_numpy(tokens.astype(np.int64)).to(r.device)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others, or a few, are not worth a compilation
     compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and not ttt and len(batches) > 256 else model.nats
-    torch._dynamo.config.suppress_errors |= compiled != model.nats  # what fails to compile is scored without
+    if compiled != model.nats: torch._dynamo.config.suppress_errors = True  # what fails to compile is scored without
     learner, weights = (Optimizer(model, s, dataclasses.replace(r, compile=False)), model.weights()) if ttt else (None, {})
     mine = batches if ttt else batches[r.rank :: r.world]
     with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):

@@ -181,6 +181,19 @@ def test_a_compiler_that_fails_is_gone_without(main, finished, monkeypatch, tmp_
     assert same_arrays(tmp_path / "runs/x/weights.npz", finished[0] / "weights.npz")
 
 
+def test_scoring_goes_without_a_compiler_that_fails(monkeypatch):
+    """As --eval-only may: no warm-up has tried it. On a device that says it is CUDA, with batches enough to compile for."""
+    monkeypatch.setenv("CXX", "/bin/false")
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    s = settings(*"NUM_LAYERS=1 MODEL_DIM=16 NUM_HEADS=2 NUM_KV_HEADS=1 EVAL_SEQ_LEN=16 EVAL_STRIDE=16 EVAL_BATCH_TOKENS=32".split())
+    plain = train_gpt.Runtime(torch.device("cpu"), torch.float32, False, [])
+    like_cuda = type("LikeCuda", (train_gpt.Runtime,), {"cuda": True})(torch.device("cpu"), torch.float32, True, [])
+    model, tokens = train_gpt.GPT(s, plain), np.random.default_rng(0).integers(2, 300, 2 * 16 * 300 + 1).astype(np.uint16)
+    model.load_weights(train_gpt.initial_weights(s, model.weights()))
+    ours, theirs = (train_gpt.score(model, tokens, s, r, train_gpt.Log(False), "", 16, 16) for r in (like_cuda, plain))
+    assert torch._dynamo.config.suppress_errors and np.array_equal(ours, theirs)
+
+
 def test_compile_warm_up_leaves_no_trace(main, finished, monkeypatch, tmp_path):
     """With a compiler that changes nothing, weights and score are those of an uncompiled run: all state is put back."""
     monkeypatch.setattr(shutil, "which", lambda name, *a: "/usr/bin/c++")
