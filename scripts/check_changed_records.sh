@@ -1,16 +1,21 @@
 #!/usr/bin/env bash
 # Purpose:  checks the record folders that differ between two commits, as the workflow for pull requests does, and
 #           that their dates are neither in the future nor, in the record track, that of a record in BASE or earlier.
+#           A folder that stands in BASE is neither changed nor removed, but by maintainers: --maintainer allows it.
 #           The folders are taken out of git as data; nothing of them is run.
 # Hardware: any; Python 3.11 or newer, no packages.
 # Example:  bash scripts/check_changed_records.sh origin/main HEAD
+#           bash scripts/check_changed_records.sh origin/main HEAD --maintainer
 # Exit status: 0 all clean, 1 findings, 2 usage.
 set -euo pipefail
 
-if [ $# -ne 2 ]; then
-  printf 'usage: bash %s BASE HEAD\n' "$0" >&2
-  exit 2
-fi
+case "$# ${3-}" in
+  "2 " | "3 --maintainer") ;;
+  *)
+    printf 'usage: bash %s BASE HEAD [--maintainer]\n' "$0" >&2
+    exit 2
+    ;;
+esac
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
@@ -44,6 +49,10 @@ while IFS= read -r -d '' path; do
 done <"$work/changed"
 
 for folder in ${folders[@]+"${folders[@]}"}; do
+  if [ "${3-}" != --maintainer ] && git -C "$root" rev-parse --quiet --verify "$1:$folder" >/dev/null; then
+    echo "$folder: stands in $1, and only maintainers change or remove what stands; put yours into a folder of its own" >&2
+    status=1
+  fi
   if ! git -C "$root" rev-parse --quiet --verify "$2:$folder" >/dev/null; then
     echo "$folder: removed"
     continue

@@ -41,12 +41,17 @@ class Entry:
     claim: dict
     verified: str  # "" or the date of the verdict
     pinned: bool = False  # scored on text whose hash is pinned
+    tokenizer_bytes: int = 0  # of a tokenizer that is not the default: not in the claim, but charged
     standing: str = ""  # what the comparison with the best before it says
     record: bool = False
 
     @property
     def where(self) -> str:
         return f"records/{self.claim['track']}/{self.claim['name']}"
+
+    @property
+    def bytes(self) -> int:
+        return self.claim["total_bytes"] + self.tokenizer_bytes
 
     def losses_like(self, other: Entry) -> list[float] | None:
         """Nats per token of each seed, per token of the other's tokenizer; None when the two were scored on other text."""
@@ -88,7 +93,8 @@ def read_records(records: Path, tracks: dict[str, Track] = TRACK, pins: dict | N
                 left_out.append(f"{track}/{folder.name}: {len(report.findings)} findings ({rules}); check_submission_folder.sh names them")
             else:
                 pinned = report.claim["validation"]["sha256"] in known
-                entries.append(Entry(folder, report.claim, verified_on(records, folder, report.claim), pinned))
+                verified = verified_on(records, folder, report.claim)
+                entries.append(Entry(folder, report.claim, verified, pinned, report.tokenizer_bytes))
     return entries, left_out
 
 
@@ -147,7 +153,7 @@ def readme_table(entries: list[Entry]) -> str:
             what = f"[{cell(c['title'])}]({e.where}) ({e.standing})"
             rest = [
                 cell(c["author"]),
-                f"{c['total_bytes']:,}",
+                f"{e.bytes:,}",
                 millions(c["train_tokens"]),
                 cell(c["device"]),
                 "✓ " * bool(e.verified) + e.verified,
@@ -227,7 +233,7 @@ def html_table(entries: list[Entry]) -> str:
             "what": (what, None),
             "by": (esc(c["author"]), None),
             "date": (esc(c["date"]), None),
-            "bytes": (f"{c['total_bytes']:,}", c["total_bytes"]),
+            "bytes": (f"{e.bytes:,}", e.bytes),
             "tokens seen": (millions(c["train_tokens"]), c["train_tokens"]),
             "seconds": (f"{c['train_seconds']:.0f}", c["train_seconds"]),
             "targets": (f"{c['validation']['targets']:,}", c["validation"]["targets"]),
@@ -287,7 +293,7 @@ def charts(entries: list[Entry]) -> str:
         c = e.claim
         score = f"{c['title']}: {c['val_bpb']:.5f}"
         over_time.append((day(e), c["val_bpb"], f"{c['date']} {score}", e.record))
-        over_bytes.append((c["total_bytes"], c["val_bpb"], f"{score}, {c['total_bytes']:,} bytes", e.record))
+        over_bytes.append((e.bytes, c["val_bpb"], f"{score}, {e.bytes:,} bytes", e.record))
     by_time = chart("val_bpb over time", over_time, lambda d: datetime.date.fromordinal(round(d)).isoformat(), True)
     by_bytes = chart("val_bpb against bytes", over_bytes, lambda b: f"{b / 1e6:.2f} MB", False, entries[0].claim["cap_bytes"])
     return f'<div class="charts">{by_time}{by_bytes}</div>'

@@ -39,7 +39,8 @@ def edit(path: Path, *changes: tuple[str, str]) -> None:
 def reseed(run: Path, target: Path, seed: int, loss_change: float, cuda: bool = False) -> Path:
     """A copy of a run as another seed would have left it, its loss moved; `cuda`: as if on a single RTX 4090 for 1800 s.
 
-    The artifact differs too, in what the zlib stream of its header says of the effort it took: up to 4 kinds, by the seed.
+    The artifact differs too, in what the zlib stream of its header says of the effort it took: up to 4 kinds, by the seed. So do the
+    train losses.
     """
     shutil.copytree(run, target)
     result = json.loads((run / "result.json").read_text())
@@ -49,6 +50,7 @@ def reseed(run: Path, target: Path, seed: int, loss_change: float, cuda: bool = 
     artifact = bytearray((target / "artifact.bin").read_bytes())
     artifact[28:30] = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")[seed % 4]
     (target / "artifact.bin").write_bytes(artifact)
+    log.write_text(re.sub(r"(?<= train_loss:)\S+", lambda m: f"{float(m[0]) * (1 + 1e-4 * seed):.6g}", log.read_text()))
     edit(log, (r"artifact_sha256:\w+", f"artifact_sha256:{hashlib.sha256(artifact).hexdigest()}"))
     score = f"val_loss:{result['val_loss']:.8f} val_bpb:{result['val_bpb']:.8f}"
     edit(log, (r"^setting SEED=\d+", f"setting SEED={seed}"), (r"^seed:\d+", f"seed:{seed}"))

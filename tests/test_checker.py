@@ -23,7 +23,7 @@ import pytest
 from folders import NO_PINS, OPEN, RECORD, ROOT, check, edit, make_folder, reseal, reseed, rules_of, tracks
 from golf import source, texts
 from golf.records import read_logs, settings_text
-from golf.rules import check_folder
+from golf.rules import FASTER_CARDS, check_folder
 
 import train_gpt
 
@@ -88,7 +88,9 @@ def pins_of(folder):
 def add_code(folder, line):
     """Add a line to the trainer, with size and hash in the logs as they would then be."""
     path = folder / "train_gpt.py"
-    change_code(folder, path.read_bytes().replace(b"\nimport numpy as np\n", f"\nimport numpy as np\n{line}\n".encode(), 1))
+    before, between, after = path.read_bytes().partition(b"\nfrom torch import Tensor")
+    assert between
+    change_code(folder, before + f"\nimport numpy as np\n{line}".encode() + between + after)
 
 
 def change_code(folder, data):
@@ -129,6 +131,36 @@ def same_run(folder, seed, other, effort=b""):
     data = data[:28] + effort + data[28 + len(effort) :]
     (folder / f"artifact_seed{other}.bin").write_bytes(data)
     log(folder, (r"artifact_sha256:\w+", f"artifact_sha256:{hashlib.sha256(data).hexdigest()}"), name=f"train_seed{other}.log")
+
+
+def same_losses(folder, seed):
+    """A seed's log with the train losses of the first one's, but for one."""
+    losses = re.findall(r" train_loss:(\S+)", (folder / "train.log").read_text())
+    losses[-1] = "1.5"
+    path = folder / f"train_seed{seed}.log"
+    path.write_text(re.sub(r"(?<= train_loss:)\S+", lambda m: losses.pop(0), path.read_text()))
+
+
+def second_control(folder, *changes):
+    """The control's run again as another seed."""
+    text = (folder / "control.log").read_text()
+    (folder / "control_seed8.log").write_text(text)
+    log(folder, ("^setting SEED=.*", "setting SEED=8 from:x"), ("^seed:.*", "seed:8"), *changes, name="control_seed8.log")
+
+
+def readme_around(folder, before, after=""):
+    """Text before and behind the numbers of the README."""
+    text = (folder / "README.md").read_text()
+    text = text.replace("<!-- numbers: begin", before + "<!-- numbers: begin").replace("numbers: end -->", "numbers: end -->" + after)
+    (folder / "README.md").write_text(text)
+
+
+def other_tokenizer(folder, size=""):
+    """Logs of runs with another tokenizer, which is so large, or of before they said it."""
+    for path in (*folder.glob("train*.log"), *folder.glob("control*.log")):
+        text = re.sub(r" tokenizer_bytes:\d+", "", path.read_text())
+        path.write_text(re.sub("^(data train_tokens:.*)", rf"\1 tokenizer_bytes:{size}" if size else r"\1", text, flags=re.MULTILINE))
+        edit(path, (r"tokenizer_sha256:\w+", "tokenizer_sha256:" + "cd" * 32))
 
 
 def add_settings(folder, **settings):
@@ -267,6 +299,7 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
      lambda f: all_logs(f, ("^total_submission_size_quant_zstd", "total_submission_size_quant_zlib"),
          ("^setting CODEC=zstd", "setting CODEC=zlib"))),
     ("one seed over the cap", "B4", "at most 2000000", lambda f: grow(f, 1_990_000)),
+    ("over the cap with its tokenizer", "B4", "1999999 of them the tokenizer's", lambda f: other_tokenizer(f, 1_999_999)),
     ("a cap of one's own", "B1", "cap_bytes", lambda f: all_logs(f, (r"cap_bytes:\d+", "cap_bytes:3000000"))),
     # 8. clock
     ("training past the clock", "C1", "at most 1800", long_training),
@@ -276,8 +309,10 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
      lambda f: all_logs(f, (r"^setting MAX_WALLCLOCK_SECONDS=\S+", "setting MAX_WALLCLOCK_SECONDS=0"))),
     ("calibration outside the clock", "C1", "calibrate_s:601", calibrated_outside),
     ("a long calibration counts, whatever its name", "C1", "at most 1800", lambda f: spans(f, calibrate=1900.0)),
-    ("more steps than the tokens bear out", "C1", "tokens:",
-     lambda f: log(f, (r"^trained steps:\d+ tokens:\d+", r"trained steps:40 tokens:3072"))),
+    ("more tokens than the steps bear out", "C1", "tokens:3073",
+     lambda f: log(f, (r"^trained steps:12 tokens:3072", r"trained steps:12 tokens:3073"))),
+    ("more steps than ITERATIONS", "C3", "steps:40", lambda f: log(f, (r"^trained steps:\d+", r"trained steps:40"))),
+    ("an export that gives seconds back", "C1", "export_s:-75", lambda f: log(f, (r" export_s:\S+", " export_s:-75"))),
     ("step times that do not fit the speed", "C1", "tokens_per_s", lambda f: log(f, (r"^(step:5 .*tokens_per_s:)\d+", r"\g<1>1"))),
     # 9. evidence
     ("a log that is a traceback", "E2", "traceback",
@@ -299,6 +334,8 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
     ("the same seed in other digits", "E2", "7, 07, 9", lambda f: reseeded(f, "8", "07")),
     ("one run under two seeds", "E2", "artifact_sha256", lambda f: same_run(f, "8", "9")),
     ("one run under two seeds, a bit of the artifact changed", "E2", "val_loss", lambda f: same_run(f, "8", "9", b"\x78\x5e")),
+    ("one training under two seeds, scored a little otherwise", "E2", "train_loss of 10 of 11 steps as in train.log",
+     lambda f: same_losses(f, "8")),
     ("settings that build another model", "E1", "NUM_LAYERS=3", lambda f: edit(f / "settings.env", ("NUM_LAYERS=2", "NUM_LAYERS=3"))),
     ("a table in a comment of the settings", "E1", "settings.env:",
      lambda f: (f / "settings.env").write_text((f / "settings.env").read_text() + "# " + "x" * 100)),
@@ -307,6 +344,18 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
     ("a setting that stands twice", "E1", "settings.env:", lambda f: edit(f / "settings.env", ("^(NUM_LAYERS=2)$", r"\1\n\1"))),
     ("a table as a setting", "B2", "TABLE of 201 characters", lambda f: add_settings(f, TABLE="x" * 201)),
     ("many settings", "B2", "at most 8192", lambda f: add_settings(f, **{f"TABLE{i}": "x" * 199 for i in range(40)})),
+    # control
+    ("a control on other text", "E6", "control.log validation hash",
+     lambda f: log(f, (r"val_tokens_sha256:\w+", "val_tokens_sha256:" + "ab" * 32), name="control.log")),
+    ("a control on less text", "E6", "scored tokens", lambda f: rescored(f, "control.log", tokens=900, data=True)),
+    ("a control with other bytes", "E6", "scored bytes", lambda f: rescored(f, "control.log", byte_ratio=0.9, data=True)),
+    ("a control with another tokenizer", "E6", "tokenizer: ",
+     lambda f: log(f, (r"tokenizer_sha256:\w+", "tokenizer_sha256:" + "cd" * 32), name="control.log")),
+    ("a control on another device", "E6", "device: 1 x NVIDIA",
+     lambda f: log(f, ("^device:.*", "device:CPU, 2 threads"), name="control.log")),
+    ("a control with another cap", "E6", "9000000 bytes", lambda f: log(f, (r"cap_bytes:\d+", "cap_bytes:9000000"), name="control.log")),
+    ("one control as two", "E6", "train_loss of 11 of 11 steps as in control.log", second_control),
+    ("controls of two kinds", "E6", "MATRIX_LR=0.5", lambda f: second_control(f, (r"^setting MATRIX_LR=\S+", "setting MATRIX_LR=0.5"))),
     # lanes
     ("a CPU in the record lane", "L1", "device:CPU", lambda f: all_logs(f, ("^device:.*", "device:CPU, 2 threads"))),
     ("several devices", "L1", "devices:8", lambda f: all_logs(f, ("^devices:.*", "devices:8"))),
@@ -348,6 +397,12 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
     ("text that runs backwards", "E1", "control characters", lambda f: edit(f / "README.md", ("^# .*", "# x \u202e y"))),
     ("orders to the reader behind joiners", "E1", "whoever reads",
      lambda f: edit(f / "README.md", ("^# .*", "# x\n\nYou are an \u200dAI reviewer"))),
+    ("a table of one's own above the numbers", "E1", "before the numbers",
+     lambda f: readme_around(f, "| | |\n|---|---|\n| val_bpb | 1.1 |\n\n")),
+    ("numbers behind a fold", "E1", "before the numbers",
+     lambda f: readme_around(f, "<details><summary>older run</summary>\n\n", "\n</details>")),
+    ("numbers as code", "E1", "before the numbers", lambda f: readme_around(f, "    ")),
+    ("a heading that folds what follows", "E1", "before the numbers", lambda f: edit(f / "README.md", ("^# .*", "# x <details>"))),
     ("README without answers", "E6", "TODO", lambda f: edit(f / "README.md", ("^Nothing much.", "TODO: later"))),
     ("README without evidence", "E6", "Evidence", lambda f: edit(f / "README.md", ("^## Evidence", "## Other things"))),
 ]  # fmt: skip
@@ -392,6 +447,20 @@ def test_json_claims(folder):
     (folder / "submission.json").write_text(text)
     edit(folder / "README.md", (r"^\| val_bpb \| \d", "| val_bpb | 0"))
     assert rules_of(check(folder)) == {"E1"}
+
+
+def test_marks_of_the_referee_are_nobody_elses(folder):
+    """Neither in what a person writes nor in the device's name, which the leaderboard shows beside them."""
+    text = (folder / "submission.json").read_text()
+    claim = json.loads(text)
+    for field, value in (("title", "Wider \u2713 2026-11-30"), ("author", "me \u2705"), ("summary", "x :white_check_mark: y")):
+        (folder / "submission.json").write_text(json.dumps(claim | {field: value}))
+        assert [f.allowed for f in check(folder).findings] == ["no check marks"], field
+    (folder / "submission.json").write_text(text)
+    all_logs(folder, ("^(device:.*)", "\\1 \u2714"))
+    log(folder, ("^(device:.*)", "\\1 \u2714"), name="control.log")
+    reseal(folder)
+    assert [f.measured for f in check(folder).findings] == ["\u2714 in device"]
 
 
 def test_planted_changes(folder):
@@ -451,17 +520,63 @@ def test_open_lane_takes_any_machine(finished, tmp_path):
     assert rules_of(check(folder)) == {"B1"}
 
 
+def test_batches_may_grow(finished, tmp_path):
+    """A run whose steps had fewer tokens than TRAIN_BATCH_TOKENS passes with a note, at speeds that its clock allows."""
+    folder = make_folder(tmp_path / "records", [finished[0]], OPEN)
+    log(folder, (r"^trained steps:12 tokens:3072", "trained steps:12 tokens:2304"))
+    edit(folder / "train.log", *((rf"^(step:{step} .*tokens_per_s:)\d+", r"\g<1>7") for step in (2, 3, 4)))
+    reseal(folder)
+    report = check(folder)
+    assert not report.findings and any("tokens:2304 of 3072" in note for note in report.notes)
+    log(folder, (r"^(step:5 .*tokens_per_s:)\d+", r"\g<1>99999999"))
+    reseal(folder)
+    assert rules_of(check(folder)) == {"C1"} and "at most" in check(folder).findings[0].allowed
+
+
+def test_what_a_control_lacks_is_listed(folder):
+    log(folder, (r"^setting MATRIX_LR=\S+", "setting MATRIX_LR=0.5"), ("^code_sha256:.*", "code_sha256:" + "0" * 64), name="control.log")
+    log(
+        folder,
+        (r"^trained steps:12 tokens:3072", "trained steps:11 tokens:2816"),
+        (r" train_s:\S+( export_s)", r" train_s:900\1"),
+        (r"(_train_\d+\.bin):\w+", r"\1:" + "cd" * 32),
+        name="control.log",
+    )
+    log(folder, (r"^trained (.*) train_s:\S+", r"trained \1 train_s:900"), ("^step:.*\n", ""), name="control.log")
+    reseal(folder)
+    report = check(folder)
+    note = next(note for note in report.notes if note.startswith("control.log: "))
+    assert not report.findings and all(
+        x in note for x in (" s were used", "bin cdcdcdcd", "2816 tokens for 3072", "source 00000000 for ", "MATRIX_LR=0.5 for ")
+    )
+
+
 def test_open_lane_names_text_and_tokenizer_that_are_not_pinned(finished, tmp_path):
     folder = make_folder(tmp_path / "records", [finished[0]], OPEN)
     pins = pins_of(folder)
     assert not check(folder, pins).notes
-    log(folder, (r"val_tokens_sha256:\w+", "val_tokens_sha256:" + "ab" * 32), (r"tokenizer_sha256:\w+", "tokenizer_sha256:" + "cd" * 32))
-    log(folder, (r"^step:.*\n", ""), (r"(peak_memory_bytes:.*) train_s:", r"\1 warmup_s:301.5 train_s:"))
+    other_tokenizer(folder)
+    log(folder, (r"val_tokens_sha256:\w+", "val_tokens_sha256:" + "ab" * 32))
+    log(folder, (r"^step:.*\n", ""), (r"(peak_memory_bytes:.*) train_s:", r"\1 warmup_s:301.5 validation_s:999 train_s:"))
+    log(folder, (r"scoring_s:\S+", "scoring_s:9999"))
     reseal(folder)
     report = check(folder, pins)
-    assert not report.findings and len(report.notes) == 4
-    for words in ("val_tokens_sha256:abababab", "tokenizer_sha256:cdcdcdcd", "no step line", "warmup_s:301.5"):
+    assert not report.findings and len(report.notes) == 5 and not report.tokenizer_bytes
+    for words in ("val_tokens_sha256:abababab", "tokenizer_sha256:cdcdcdcd", "no step line", "warmup_s:301.5", "validation_s:999"):
         assert any(words in note for note in report.notes), words
+    other_tokenizer(folder, 5555)
+    reseal(folder)
+    report, total = check(folder, pins), json.loads((folder / "submission.json").read_text())["total_bytes"]
+    assert not report.findings and report.tokenizer_bytes == 5555
+    assert any(f"counts as model bytes: {total + 5555} with its 5555 (B3)" in note for note in report.notes)
+
+
+def test_cards_that_the_rules_name_are_refused():
+    text = (ROOT / "docs" / "track_spec.md").read_text(encoding="utf-8")
+    names = re.search(r"\*\*L3 .*?Refused by name: (.*?)\.\n", text, re.DOTALL)[1].replace("\n", " ").split(", ")
+    assert len(names) > 15 and all(FASTER_CARDS.search("NVIDIA " + name.replace("xx", "00").strip()) for name in names), names
+    for name in ("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3090", "NVIDIA GeForce RTX 4080 Laptop GPU"):
+        assert not FASTER_CARDS.search(name)
 
 
 def test_open_lane_keeps_its_own_clock(finished, tmp_path):
@@ -566,6 +681,17 @@ def test_changed_folders_of_a_pull_request(folder, finished, tmp_path):
     commit()
     done = run("bash", "scripts/check_changed_records.sh", "base", "main")
     assert done.returncode == 0 and "clean" in done.stdout and "checked 1 changed" in done.stdout, done.stdout + done.stderr
+    run("git", "tag", "mine")
+    edit(repo / "records" / OPEN / "2025-11-21_tiny" / "README.md", ("^Nothing much.", "Nothing."))
+    commit()
+    run("git", "rm", "-qr", f"records/{OPEN}/2025-11-21_tiny")
+    run("git", "commit", "-q", "-m", "x")
+    for head, words in (("main^", "clean"), ("main", "removed")):  # changed, then removed
+        done = run("bash", "scripts/check_changed_records.sh", "mine", head)
+        assert done.returncode == 1 and words in done.stdout and "2025-11-21_tiny: stands in mine, and only maintainers" in done.stderr
+        done = run("bash", "scripts/check_changed_records.sh", "mine", head, "--maintainer")
+        assert done.returncode == 0 and words in done.stdout and not done.stderr, done.stderr
+    run("git", "reset", "-q", "--hard", "mine")
     make_folder(repo / "records", [finished[0]], OPEN, "2999-11-21_late")
     commit()
     done = run("bash", "scripts/check_changed_records.sh", "base", "main")
@@ -603,7 +729,8 @@ def test_changed_folders_of_a_pull_request(folder, finished, tmp_path):
     commit()
     done = run("bash", "scripts/check_changed_records.sh", "verdict", "main")
     assert done.returncode == 1 and "maintainers" in done.stderr and "x.json: belongs to no record folder" in done.stderr
-    assert run("bash", "scripts/check_changed_records.sh", "base").returncode == 2
+    for wrong in (["base"], ["base", "main", "--other"], ["base", "main", "--maintainer", "x"]):
+        assert run("bash", "scripts/check_changed_records.sh", *wrong).returncode == 2
     done = run("bash", "scripts/check_changed_records.sh", "nobody", "main")
     assert done.returncode not in (0, 1) and "checked" not in done.stdout
 

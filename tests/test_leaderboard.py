@@ -110,6 +110,18 @@ def test_verified_mark_holds_for_the_very_files(repository):
     target.unlink()
 
 
+def test_another_tokenizer_is_charged(finished, tmp_path):
+    folder = make_folder(tmp_path / "records", [finished[0]], OPEN)
+    text = re.sub(r" tokenizer_bytes:\d+", "", (folder / "train.log").read_text())
+    (folder / "train.log").write_text(text.replace("\ndata val_tokens", " tokenizer_bytes:123456\ndata val_tokens", 1))
+    reseal(folder)
+    total = json.loads((folder / "submission.json").read_text())["total_bytes"]
+    for tokenizer, charged in (("0" * 64, total + 123456), (None, total)):
+        assert build(tmp_path, pins=NO_PINS | {"tokenizer": tokenizer}) == 0
+        page = (tmp_path / "docs" / "leaderboard.html").read_text()
+        assert f'data-v="{charged}">{charged:,}</td>' in page and f", {charged:,} bytes" in page
+
+
 def test_folders_with_findings_are_left_out(repository, capsys):
     log = repository / "records" / RECORD / "2026-11-02_gain" / "train.log"
     before = log.read_text()

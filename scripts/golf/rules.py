@@ -38,13 +38,18 @@ from golf.records import (
     ordered_logs,
     settings_text,
 )
+from golf.results import Result, obstacles
 from golf.runs import COUNTED_SPANS, FREE_SPANS, LogError, LogFacts, Step, parse_log, sha256_of
 from golf.texts import TextError, read_json, read_text, safe, suspicious_lines
 
 FASTER_CARDS = re.compile(
     r"\b(5090|A100|A800|H100|H200|H800|H20|GH200|B100|B200|B300|GB200|GB300|L40S|RTX PRO 6000|MI2\d\d|MI3\d\d|TPU)", re.I
 )
-LONG_WARMUP_SECONDS = 300.0  # compiling took 5 to 80 s in the project's own runs
+LONG_SECONDS = 300.0  # of a span outside the clock; compiling took 5 to 80 s in the project's own runs
+SHARED_LOSSES = 3  # as many equal train losses, and half of all, make two logs one run; two seeds share one in about a thousand
+# \u2713 is what leaderboard.py puts on what the referee verified; GitHub makes such signs of :white_check_mark: and its like too.
+MARKS = re.compile("[\u221a\u2611\u2705\u2713\u2714\U0001f5f8\U0001f5f9]|:\\w{0,30}check\\w{0,30}:")
+README_HEAD = re.compile(r"\n*# (?!.*<[a-z/!?])[^\n]+\n+", re.IGNORECASE)  # a heading without HTML, which could hide what follows
 FIELD_RULES = {"total_bytes": "B4", "code_bytes": "B1", "model_bytes": "B1", "cap_bytes": "B1", "train_seconds": "C1", "validation": "S7"}
 
 
@@ -68,6 +73,7 @@ class Report:
     findings: list[Finding] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     claim: dict | None = None
+    tokenizer_bytes: int = 0  # of a tokenizer that is not the default, where the log says it
 
     def find(self, file: str, rule: str, measured: object, allowed: object, fix: str) -> None:
         if len(self.findings) < 200:
@@ -105,10 +111,16 @@ def check_folder(folder: Path, tracks: dict[str, Track] = TRACK, pins: dict | No
     for name, facts in controls.items():
         check_log_arithmetic(report, name, facts)
     if logs:
-        check_seeds(report, logs, track)
+        if len(logs) < track.seeds:
+            fix = "run more seeds with the same source and settings"
+            report.find("submission.json", "E2", f"{len(logs)} seeds", f"at least {track.seeds}", fix)
+        check_seeds(report, logs, "train", "E2")
         check_settings(report, logs)
         if claim and len(logs) == len(ordered_logs(folder, "train")):
             check_claim(report, claim, track, logs, controls)
+    if logs and controls:
+        check_seeds(report, controls, "control", "E6")
+        check_controls(report, *next(iter(logs.items())), controls)
     check_readme(report, claim)
     report.claim = claim
     return report
@@ -205,6 +217,10 @@ def check_claim_shape(report: Report) -> dict | None:
     for field in TYPED:
         if not claim[field].strip() or "TODO" in claim[field]:
             report.find(name, "E1", f"{field} is empty", "a line of text", f"write your {field} into {name}")
+    for field in (*TYPED, "device"):
+        if m := MARKS.search(claim[field]):
+            fix = f"write {field} without it; the leaderboard's mark comes from the referee's verdict"
+            report.find(name, "E1", f"{m[0]} in {field}", "no check marks", fix)
     return claim
 
 
@@ -358,8 +374,10 @@ def check_log(report: Report, name: str, f: LogFacts, track: Track, code: bytes,
             find(name, "D1", f"{safe(shard, 80)} among the training shards", "names like *_train_*.bin", "train on the train shards only")
     if not f.steps:
         report.notes.append(f"{name}: no step line says how the training went; a run of few steps has none (C1)")
-    if (warmup := f.spans.get("warmup", 0.0)) > LONG_WARMUP_SECONDS:
-        report.notes.append(f"{name}: warmup_s:{warmup:g} outside the clock is long; whether the code puts all back is for readers (C2)")
+    for span in FREE_SPANS:
+        if span != "scoring" and (seconds := f.spans.get(span, 0.0)) > LONG_SECONDS:
+            said = f"{span}_s:{seconds:g} outside the clock is long"
+            report.notes.append(f"{name}: {said}; whether nothing learns in it, or all is put back, is for readers (C2)")
     known = {entry["sha256"]: entry for entry in pins["validation"]}
     if pin := known.get(f.hashes["val_tokens_sha256"]):
         for key, rule in (("targets", "S7"), ("bytes", "S6")):
@@ -379,12 +397,25 @@ def check_log(report: Report, name: str, f: LogFacts, track: Track, code: bytes,
         said = f"val_tokens_sha256:{f.hashes['val_tokens_sha256'][:16]}, {f.data['val_targets']} targets, {f.data['val_bytes']} bytes"
         report.notes.append(f"{name}: scored on text that is not pinned, {said}; its score compares with no pinned one (S7)")
     if pins["tokenizer"] and f.hashes["tokenizer_sha256"] != pins["tokenizer"]:
-        said = f"tokenizer_sha256:{f.hashes['tokenizer_sha256'][:16]}"
-        report.notes.append(f"{name}: {said} is not the default tokenizer's, so it counts as model bytes (B3)")
+        check_tokenizer(report, name, f, track)
     if track.record and not pins["record_validation"]:
         report.notes.append(f"{name}: no published validation hash is pinned; the log says {f.hashes['val_tokens_sha256'][:16]} (S7)")
     if track.record:
         check_record_lane(report, name, f, track, pins)
+
+
+def check_tokenizer(report: Report, name: str, f: LogFacts, track: Track) -> None:
+    """Of a tokenizer that is not the default one: its file counts."""
+    said = f"tokenizer_sha256:{f.hashes['tokenizer_sha256'][:16]} is not the default tokenizer's, so it counts as model bytes"
+    if (size := f.data.get("tokenizer_bytes", 0)) <= 0:
+        report.notes.append(f"{name}: {said} (B3)")
+        return
+    report.tokenizer_bytes = max(report.tokenizer_bytes, size)
+    total = f.size["total_bytes"] + size
+    report.notes.append(f"{name}: {said}: {total} with its {size} (B3)")
+    if f.size["total_bytes"] <= track.cap_bytes < total:
+        measured = f"{total} bytes, {size} of them the tokenizer's"
+        report.find(name, "B4", measured, f"at most {track.cap_bytes}", "lower TARGET_BYTES by the size of the tokenizer's file")
 
 
 def check_record_lane(report: Report, name: str, f: LogFacts, track: Track, pins: dict) -> None:
@@ -472,6 +503,9 @@ def check_clock(report: Report, name: str, f: LogFacts, find: Callable) -> None:
             f"spans {', '.join(COUNTED_SPANS + FREE_SPANS)}",
             fix,
         )
+    for span, seconds in f.spans.items():
+        if seconds < 0:
+            find("C1", f"{span}_s:{seconds:g}", "at least 0")
     if not close(f.spans["train"], f.trained["train_s"], 1e-4):
         find("C1", f"trained train_s:{f.trained['train_s']}", f"{f.spans['train']}, the train_s of the last lines")
     limit = float(f.settings["MAX_WALLCLOCK_SECONDS"])
@@ -479,8 +513,13 @@ def check_clock(report: Report, name: str, f: LogFacts, find: Callable) -> None:
         fix = "say the limit that the run had; a longer one is welcome in records/track_non_record/"
         find("C3", f"train_s:{f.spans['train']:g}", f"at most {most:g}, with MAX_WALLCLOCK_SECONDS={limit:g}", fix)
     batch = int(float(f.settings["TRAIN_BATCH_TOKENS"]))
-    if f.trained["tokens"] != f.trained["steps"] * batch:
-        find("C1", f"tokens:{f.trained['tokens']}", f"{f.trained['steps'] * batch}, steps times TRAIN_BATCH_TOKENS")
+    tokens, most = f.trained["tokens"], f.trained["steps"] * batch
+    whole = tokens == most  # each step had a whole batch, so the speeds must fit; with a growing batch they are only bounded
+    if not 0 <= tokens <= most:
+        find("C1", f"tokens:{tokens}", f"at most {most}, steps times TRAIN_BATCH_TOKENS")
+    elif not whole:
+        said = f"tokens:{tokens} of {most}, steps times TRAIN_BATCH_TOKENS"
+        report.notes.append(f"{name}: {said}; whether the code trains on smaller batches is for readers (C1)")
     went_on: list[Step] = []  # the lines so far, but for those of steps that a resumed run takes again
     for now in f.steps:
         resumed = now.tokens_per_s is None
@@ -493,8 +532,10 @@ def check_clock(report: Report, name: str, f: LogFacts, find: Callable) -> None:
         elif before and not resumed:
             seconds = max(now.train_s - before.train_s, 1e-9)
             rate, coarse = (now.step - before.step) * batch / seconds, 2e-5 * now.train_s / seconds  # times are printed with 6 digits
-            if now.tokens_per_s and not close(rate, now.tokens_per_s, 0.02 + coarse, 1.0):
-                find("C1", f"line {now.line}: tokens_per_s:{now.tokens_per_s:g}", f"about {rate:.0f}, from steps and train_s")
+            speed = now.tokens_per_s
+            if speed and not close(rate, speed, 0.02 + coarse, 1.0) and (whole or speed > rate):
+                allowed = f"{'about' if whole else 'at most'} {rate:.0f}, from steps and train_s"
+                find("C1", f"line {now.line}: tokens_per_s:{speed:g}", allowed)
         went_on.append(now)
     if f.steps and f.steps[-1].train_s > f.trained["train_s"] * 1.0001:
         find("C1", f"line {f.steps[-1].line}: train_s:{f.steps[-1].train_s}", f"at most {f.trained['train_s']}, the whole of training")
@@ -551,42 +592,70 @@ def check_artifact(report: Report, log_name: str, f: LogFacts, codecs: tuple[str
         )
 
 
-def check_seeds(report: Report, logs: dict[str, LogFacts], track: Track) -> None:
+def check_seeds(report: Report, logs: dict[str, LogFacts], stem: str, rule: str) -> None:
+    """That logs are those of different seeds of one source, with the same settings and data. stem: train or control."""
     first_name, first = next(iter(logs.items()))
     seeds = [f.about["seed"] for f in logs.values()]
     if len({int(seed) for seed in seeds}) < len(seeds):
-        report.find("submission.json", "E2", f"seeds {', '.join(seeds)}", "different seeds", "one log per seed")
+        report.find("submission.json", rule, f"{stem} seeds {', '.join(seeds)}", "different seeds", "one log per seed")
     made: dict[str, str] = {}
     for name, f in logs.items():
         for of_its_own in (f"artifact_sha256:{f.about['artifact_sha256'][:16]}", f"val_loss:{f.final['val_loss']:.8f}"):
             if (other := made.setdefault(of_its_own, name)) != name:
                 allowed = "an artifact and a score of its own for each seed"
-                report.find(name, "E2", f"{of_its_own}, as in {other}", allowed, "run each seed; one run is one seed")
+                report.find(name, rule, f"{of_its_own}, as in {other}", allowed, "run each seed; one run is one seed")
                 break
-    if len(logs) < track.seeds:
-        report.find(
-            "submission.json", "E2", f"{len(logs)} seeds", f"at least {track.seeds}", "run more seeds with the same source and settings"
-        )
+    curves = {name: f.curve for name, f in logs.items()}
+    for (other, theirs), (name, mine) in itertools.combinations(curves.items(), 2):
+        both = theirs.keys() & mine.keys()
+        same = sum(theirs[step] == mine[step] for step in both)
+        if same >= max(SHARED_LOSSES, len(both) / 2):
+            measured = f"train_loss of {same} of {len(both)} steps as in {other}"
+            report.find(name, rule, measured, "a training of its own for each seed", "run each seed; one run is one seed")
     for name, f in logs.items():
-        if name not in ("train.log", f"train_seed{f.about['seed']}.log"):
-            report.find(name, "E2", f"seed:{f.about['seed']}", "the seed of the file's name", REMAKE)
+        if name not in (f"{stem}.log", f"{stem}_seed{f.about['seed']}.log"):
+            report.find(name, rule, f"seed:{f.about['seed']}", "the seed of the file's name", REMAKE)
         for key in sorted(f.shared_settings().keys() | first.shared_settings().keys()):
             if f.settings.get(key) != first.settings.get(key):
                 report.find(
                     name,
-                    "E2",
+                    rule,
                     f"{key}={f.settings.get(key)}",
                     f"{first.settings.get(key)}, as in {first_name}",
                     "same settings for all seeds",
                 )
         for what in ("device", "devices", "precision"):
             if f.about[what] != first.about[what]:
-                report.find(
-                    name, "E2", f"{what}:{f.about[what]}", f"{first.about[what]}, as in {first_name}", "run all seeds on one kind of device"
-                )
+                fix = "run all seeds on one kind of device"
+                report.find(name, rule, f"{what}:{f.about[what]}", f"{first.about[what]}, as in {first_name}", fix)
         if f.hashes != first.hashes:
             changed = ", ".join(key for key in sorted(f.hashes.keys() | first.hashes.keys()) if f.hashes.get(key) != first.hashes.get(key))
-            report.find(name, "E2", f"other hashes of {changed}", f"the data of {first_name}", "same data for all seeds")
+            report.find(name, rule, f"other hashes of {changed}", f"the data of {first_name}", "same data for all seeds")
+
+
+def check_controls(report: Report, first_name: str, first: LogFacts, controls: dict[str, LogFacts]) -> None:
+    """That controls are scored on what the record is scored on and ran on the same; a note says what else is different."""
+    for name, f in controls.items():
+        found = obstacles([Result(first_name, report.folder, first, None), Result(name, report.folder, f, None)])
+        for field, of in (("tokenizer", lambda x: x.hashes["tokenizer_sha256"][:16]), ("cap", lambda x: f"{x.size['cap_bytes']} bytes")):
+            if of(f) != of(first):
+                found.append((field, f"{of(first)} ({first_name}) against {of(f)} ({name})"))
+        differs = []
+        for field, text in found:
+            if field in ("clock", "data"):  # the change may be one of these
+                differs.append(text)
+            else:
+                fix = "run the control as the record was run, or leave it out and compare in words in README.md"
+                report.find(name, "E6", f"{field}: {text}", "the same for record and control", fix)
+        if f.trained["tokens"] != first.trained["tokens"]:
+            differs.append(f"{f.trained['tokens']} tokens for {first.trained['tokens']}")
+        if f.about["code_sha256"] != first.about["code_sha256"]:
+            differs.append(f"source {f.about['code_sha256'][:8]} for {first.about['code_sha256'][:8]}")
+        ours, theirs = first.shared_settings(), f.shared_settings()
+        changed = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
+        differs += [f"{key}={safe(theirs.get(key, 'none'), 40)} for {safe(ours.get(key, 'none'), 40)}" for key in changed]
+        if differs:
+            report.notes.append(f"{name}: it lacks only the change, if that is all of this (E6): {', '.join(differs)}")
 
 
 def check_settings(report: Report, logs: dict[str, LogFacts]) -> None:
@@ -624,9 +693,14 @@ def check_readme(report: Report, claim: dict | None) -> None:
         if not re.search(rf"^#+ *{re.escape(title)}\b", text, re.MULTILINE | re.IGNORECASE):
             report.find("README.md", "E6", f"no section `{title}`", "the sections of the skeleton", f"add `## {title}`")
     if claim:
+        text = text.replace("\r\n", "\n")
         start, end = text.find(NUMBERS_BEGIN), text.find(NUMBERS_END)
         block = text[start : end + len(NUMBERS_END)] if 0 <= start < end else ""
-        if block.replace("\r\n", "\n") != numbers_table(claim):
+        if block and not README_HEAD.fullmatch(text[:start]):
+            fix = f"let the first line be `# title` in plain words and the next, after an empty one, {NUMBERS_BEGIN}"
+            measured = "text or HTML before the numbers"
+            report.find("README.md", "E1", measured, "the numbers directly below the first heading", fix)
+        if block != numbers_table(claim):
             fix = f"put back what make_record.sh wrote between {NUMBERS_BEGIN} and {NUMBERS_END}"
             report.find(
                 "README.md",

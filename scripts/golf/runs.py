@@ -37,6 +37,7 @@ class Step:
     step: int
     train_s: float
     tokens_per_s: float | None  # None: where a resumed run went on
+    train_loss: float | None = None
 
 
 @dataclasses.dataclass
@@ -45,7 +46,7 @@ class LogFacts:
 
     settings: dict[str, str]
     about: dict[str, str]
-    data: dict[str, int]  # train_tokens, val_targets, val_bytes, val_documents
+    data: dict[str, int]  # train_tokens, val_targets, val_bytes, val_documents, in later logs tokenizer_bytes
     hashes: dict[str, str]  # val_tokens_sha256, tokenizer_sha256, and one per train shard
     size: dict[str, int]  # code_bytes, model_bytes, total_bytes, cap_bytes
     said_total: tuple[str, int]  # codec and bytes of the total_submission_size line
@@ -66,6 +67,11 @@ class LogFacts:
     @property
     def train_shards(self) -> dict[str, str]:
         return {name: value for name, value in self.hashes.items() if name.endswith(".bin")}
+
+    @property
+    def curve(self) -> dict[int, float]:
+        """train_loss by step, without that of the first step, at which all seeds guess alike."""
+        return {now.step: now.train_loss for now in self.steps if now.train_loss is not None and now.step > 1}
 
     def shared_settings(self) -> dict[str, str]:
         return {k: v for k, v in self.settings.items() if k not in PRIVATE_SETTINGS}
@@ -115,7 +121,7 @@ def parse_log(text: str) -> LogFacts:
         elif line.startswith("step:"):
             row = numbers(line)
             if {"step", "train_s", "tokens_per_s"} <= row.keys():
-                steps.append(Step(number, int(row["step"]), row["train_s"], row["tokens_per_s"]))
+                steps.append(Step(number, int(row["step"]), row["train_s"], row["tokens_per_s"], row.get("train_loss")))
         elif line.startswith("peak_memory_bytes:"):
             spans = {key.removesuffix("_s"): value for key, value in numbers(line).items() if key.endswith("_s")}
         elif line.startswith("auxiliary "):
