@@ -7,12 +7,13 @@ targets, the softmax, the bytes, the windows and the clock. Some answers are ask
 of a second process that has never seen what comes later; one that moves is a violation, named with its position. Ends with
 `verified val_bpb` and the difference from the claim.
 
-Exit status: 0 verified, 1 refused or not as claimed, 2 usage or no data.
+Exit status: 0 as claimed (the last line says whether that is a verification), 1 refused or not as claimed, 2 usage or no data.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import dataclasses
 import json
@@ -37,13 +38,15 @@ from golf.jail import SYSTEM_PATHS
 from golf.records import ROOT, digest
 from golf.rules import check_folder
 from golf.runs import sha256_of
+from golf.source import SourceError, expand, is_packed, parse
 from golf.texts import TextError, read_json, safe
 
 SAME_CARD_BPB, CPU_BPB, OTHER_BPB = 1e-5, 1e-4, 1e-3  # how far a verified score may be from the claim; logs do not say which CPU
 PROBE_NATS = 2e-3  # how far an answer to the very same question may move when later tokens change
 NOISE_NATS, NOISE_MEAN_NATS = 0.5, 0.02  # the same between batches of other shapes: at one position, and in the mean
-DRIFT_NATS, DRIFT_MOST_NATS = 1e-3, 5e-3  # the same in one direction, in the mean: beyond four standard errors, and at all
-PROBE_WINDOWS, BLIND = 4, 20  # windows asked again in a probe; targets asked of the second process for each probe
+DRIFT_NATS, DRIFT_MOST_NATS = 1e-3, 3e-3  # the same in one direction, in the mean: beyond four standard errors, and at all
+PROBES = 12  # batches of an artifact that are asked again
+PROBE_WINDOWS, BLIND = 4, 400  # windows asked again in a probe; targets asked of the second process for each probe
 CHILD_SETTINGS = ("DEVICE", "PRECISION", "COMPILE", "EVAL_BATCH_TOKENS")  # where and how to compute; all else is in the artifact
 REPLY_FLOATS = 1 << 28  # logits in one reply
 DEFAULT_LIMITS = {
@@ -75,6 +78,19 @@ def python_paths() -> list[str]:
     return [p for p in real if p != "/" and not any(p.startswith(q + "/") for q in real)]
 
 
+def forget_pages(paths: list[str]) -> None:
+    """Drop the files below these paths from the page cache: which pages one child has read would tell the next one a bit each."""
+    real = {os.path.realpath(path) for path in paths}
+    for top in sorted(path for path in real if not any(path.startswith(other + "/") for other in real)):
+        for name in [os.path.join(folder, name) for folder, _, names in os.walk(top) for name in names] or [top]:
+            with contextlib.suppress(OSError):
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                finally:
+                    os.close(fd)
+
+
 def child_settings(path: Path) -> str:
     """What a child gets of a run's settings: the file is not counted in the bytes, so that nothing else may come from it."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
@@ -85,7 +101,7 @@ class Child:
     """A submission running in its jail, and the talk with it. Use as a context manager."""
 
     def __init__(self, folder: Path, artifact: str, limits: dict, isolate: bool = True, device: str = "", quick: bool = False):
-        self.limits, self.offence, self.errors, self.isolation = limits, None, b"", []
+        self.limits, self.offence, self.errors, self.isolation, self.isolated = limits, None, b"", [], isolate
         self.work = tempfile.mkdtemp(prefix="referee_")
         copy, root = Path(self.work) / "submission", Path(self.work) / "root"
         copy.mkdir()
@@ -178,6 +194,12 @@ class Child:
 
     def end(self) -> None:
         self.ended.set()
+        if self.isolated and (inside := family(self.process.pid)[0][1:]):  # the outer process ends once the kernel has cleared them away
+            for pid in inside:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(30)
         self.kill()
         self.process.wait()
         self.outbox.put(None)
@@ -242,7 +264,8 @@ class Child:
             raise Refusal(rule if re.fullmatch(r"[A-Z]\d{1,2}", rule) else "B2", safe(head["offence"]))
         if "failed" in head:
             kind = safe(head["failed"])
-            raise Refusal("limit" if kind.startswith("MemoryError") or "memory" in kind.lower() else "S1", f"its code failed: {kind}")
+            full = kind.partition(":")[0].endswith("MemoryError")  # Python's, NumPy's and PyTorch's
+            raise Refusal("limit" if full else "S1", f"its code failed: {kind}")
         if shape is None:
             if size:
                 raise Refusal("S3", f"{size} bytes where none were asked for")
@@ -331,6 +354,13 @@ def nats_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return nats
 
 
+def pair_nats(tokens: np.ndarray, vocab: int) -> np.ndarray:
+    """What each target of a stream costs by the stream's own counts of pairs of tokens, without the pair in question: (n,) float64."""
+    _, which, counts = np.unique(tokens[:-1].astype(np.int64) * vocab + tokens[1:], return_inverse=True, return_counts=True)
+    before, after = (np.bincount(tokens[part], minlength=vocab) for part in (slice(-1), slice(1, None)))
+    return np.log((before[tokens[:-1]] + 19) / (counts[which] - 1 + 20 * after[tokens[1:]] / len(which)))
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """(..., V) float64. Raises Refusal as nats_of does."""
     wide = logits.astype(np.float64)
@@ -351,6 +381,7 @@ class Probes:
     largest_noise_nats: float = 0.0
     noise: list[float] = dataclasses.field(default_factory=list)
     drift: list[float] = dataclasses.field(default_factory=list)  # how much dearer targets were to the process that had not seen them
+    paired: list[float] = dataclasses.field(default_factory=list)  # and when a few windows were asked again
 
     def heard(self, moved: np.ndarray, positions: np.ndarray, why: str) -> None:
         """Answers to one question whose later tokens differ: nothing may have moved."""
@@ -371,15 +402,16 @@ class Probes:
             raise Refusal(rule, f"the score at position {at} differs by {worst:.4g} nats {why}; allowed {NOISE_NATS}")
 
     def settle(self) -> None:
-        if self.drift:
-            mean, error = np.mean(self.drift), np.std(self.drift) / len(self.drift) ** 0.5
-            if mean > min(DRIFT_NATS + 4 * error, DRIFT_MOST_NATS):
-                raise Refusal("S2", f"targets cost {mean:.4g} nats more in the mean of {len(self.drift)} where they had not been seen")
+        for values, when in ((self.drift, "where they had not been seen"), (self.paired, "when a few windows were asked again")):
+            if values:
+                mean, error = np.mean(values), np.std(values) / len(values) ** 0.5
+                if mean > min(DRIFT_NATS + 4 * error, DRIFT_MOST_NATS):
+                    raise Refusal("S2", f"targets cost {mean:.4g} nats more in the mean of {len(values)} {when}")
         if self.noise and np.mean(self.noise) > NOISE_MEAN_NATS:
             raise Refusal("S5", f"scores differ by {np.mean(self.noise):.4g} nats in the mean when asked again; allowed {NOISE_MEAN_NATS}")
 
     def as_json(self) -> dict:
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("noise", "drift")}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("noise", "drift", "paired")}
 
 
 class Referee:
@@ -390,7 +422,7 @@ class Referee:
         tokens: np.ndarray,
         window_batches,
         limits: dict,
-        probes: int = 12,
+        probes: int = PROBES,
         isolate: bool = True,
         device: str = "",
         say=lambda text: None,
@@ -541,6 +573,7 @@ class Referee:
         targets = self.targets(few, length, last)
         again = -np.take_along_axis(plain, targets[..., None].astype(np.int64), -1)[..., 0]
         self.probes.compare(again, nats[positions], positions, "S2", "when a few windows of its batch were asked again")
+        self.probes.paired += (again - nats[positions]).ravel().tolist()
         whole = g + 1 - int(starts[row])
         if whole >= 1:
             self.probes.prefix += 1
@@ -550,14 +583,25 @@ class Referee:
                 prefix[0], again[at_g[0], at_g[1]].reshape(1), np.array([g]), "S2", "when the tokens after it were left out"
             )
 
+    def blind_targets(self, nats: np.ndarray, vocab: int) -> tuple[set[int], set[int]]:
+        """Targets to ask a fresh process for: three quarters anywhere, the rest drawn by how many times likelier the submission finds them
+        than pairs of tokens do, as one must that saves itself the dearest targets. Nobody can know them beforehand."""
+        rng, count = np.random.default_rng(), min(BLIND * self.n_probes, len(nats))
+        evenly = rng.choice(len(nats), count - count // 4, replace=False)
+        lots = np.minimum(pair_nats(self.tokens, vocab) - nats, 12) + rng.gumbel(size=len(nats))  # the largest are a draw by weights
+        lots[evenly] = -np.inf
+        return set(evenly.tolist()), set(np.argsort(-lots)[: count // 4].tolist())
+
     def ask_blind(self, about: dict, batches: list, nats: np.ndarray) -> None:
         """Ask a fresh process for targets anywhere by the tokens before them alone, one by one. It learns the same stream, if the
         submission learns, and is told a target only after it was asked: whatever the first one saw or remembered, this one cannot."""
         ends = np.cumsum([len(starts) * last for starts, _, last in batches])
-        picks = self.random.sample(range(int(ends[-1])), min(BLIND * self.n_probes, int(ends[-1])))
+        evenly, suspects = self.blind_targets(nats, about["vocab_size"])
         asked: dict[int, list[int]] = {}
-        for pick in picks:
+        for pick in sorted(evenly | suspects):  # in the order of the stream, so that no question shows the target of a later one
             asked.setdefault(int(np.searchsorted(ends, pick, "right")), []).append(pick)
+        if self.isolate:
+            forget_pages([path for path in (*SYSTEM_PATHS, "/opt/nvidia", *python_paths()) if not path.startswith("/sys/")])
         with self.child() as child:
             if {k: v for k, v in child.start().items() if k != "device"} != {k: v for k, v in about.items() if k != "device"}:
                 raise Refusal("S5", "it describes itself otherwise when started again")
@@ -571,10 +615,23 @@ class Referee:
                     answer = nats_of(child.answer(1, 1, about["vocab_size"]), self.tokens[at + 1][:, None])[0]
                     self.probes.blind += 1
                     self.probes.compare(answer, nats[at], at, "S2", "from that of a fresh process that had not seen its target")
-                    self.probes.drift.append(float(answer[0] - nats[at[0]]))
+                    if pick in evenly:
+                        self.probes.drift.append(float(answer[0] - nats[at[0]]))
                 if about["learns"]:
                     child.learn(self.rows(starts, length), self.targets(starts, length, last), int(starts[0]))
             child.stop()
+
+
+def needs_mlx(code: bytes) -> bool:
+    """Whether a trainer computes with MLX alone, and has no Scorer of its own. Raises NoReferee."""
+    try:
+        tree = parse(expand(code) if is_packed(code) else code)
+    except SourceError as e:
+        raise NoReferee(f"train_gpt.py cannot be read: {e}") from None
+    imported = {alias.name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {(node.module or "").partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    own = any(isinstance(node, ast.ClassDef) and node.name == "Scorer" for node in tree.body)
+    return "mlx" in imported and "torch" not in imported and not own
 
 
 # The command ----------------------------------------------------------------------------------------------------------
@@ -584,6 +641,13 @@ def rescore(args: argparse.Namespace) -> dict:
     if report.claim is None or (report.findings and not args.unchecked):
         listed = "".join(f"\n  {f.line()}" for f in report.findings)
         raise NoReferee(f"{safe(args.folder)} has findings, which come first (--unchecked goes on all the same):{listed}")
+    if needs_mlx((args.folder / "train_gpt.py").read_bytes()):
+        folder = safe(args.folder)
+        raise NoReferee(
+            f"{folder} computes with MLX, which the referee does not: score it on a Mac by python3 {folder}/train_gpt.py --eval-only "
+            f"{folder}/artifact.bin. Where its model is this repository's, the PyTorch twin scores the same artifact anywhere: "
+            f"python3 train_gpt.py --eval-only {folder}/artifact.bin"
+        )
     claim, seeds = report.claim, [run["seed"] for run in report.claim["runs"]]
     if strange := set(args.seed or seeds) - set(seeds):
         raise NoReferee(f"--seed {min(strange)}: the runs of {safe(args.folder)} have the seeds {', '.join(map(str, seeds))}")
@@ -664,7 +728,8 @@ def rescore(args: argparse.Namespace) -> dict:
     verdict["verified_val_bpb"] = round(sum(scores) / len(scores), 8) if scores else None
     verdict["complete"] = complete
     verdict["isolated"] = not args.without_isolation
-    verdict["verified"] = complete and not verdict["violations"] and not args.without_isolation and not smoke
+    strict = args.probes >= PROBES and not args.without_isolation and not smoke
+    verdict["verified"] = complete and not verdict["violations"] and strict
     verdict["digest"] = digest(verdict)
     return verdict
 
@@ -680,13 +745,20 @@ def say_verdict(verdict: dict) -> None:
     for entry in verdict["violations"]:
         print(f"REFUSED {safe(entry['rule'], 8)}: {safe(entry['what'], 500)}" + (f" (seed {entry['seed']})" if "seed" in entry else ""))
     if verdict["verified_val_bpb"] is not None and not verdict["violations"]:
-        word = "verified" if verdict["verified"] else "scored again, but not verified (seeds left out, no isolation, or the smoke corpus):"
+        word = "verified" if verdict["verified"] else "scored again, not verified (seeds or probes left out, no isolation, smoke corpus):"
         difference = verdict["verified_val_bpb"] - verdict["claimed_val_bpb"]
         print(f"{word} val_bpb:{verdict['verified_val_bpb']:.8f} claimed:{verdict['claimed_val_bpb']:.8f} difference:{difference:+.8f}")
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The docstring as it stands, and the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--data", default=str(ROOT / "data" / "datasets" / "fineweb10B_sp1024"), help="folder with the *_val_*.bin shards")
     parser.add_argument("--tokenizer", default=str(ROOT / "data" / "tokenizers" / "fineweb_1024_bpe.model"), help="their tokenizer")
@@ -701,15 +773,20 @@ def main(argv: list[str] | None = None) -> int:
         choices=["", "auto", "cpu", "cuda"],
         help="where the submission runs; default: as its settings say, but on the CPU where there is no GPU",
     )
-    parser.add_argument("--probes", type=int, default=12, help="how many batches are asked again")
+    parser.add_argument("--probes", type=int, default=PROBES, help="how many batches are asked again; fewer verify nothing")
     parser.add_argument("--limit-s", type=float, default=DEFAULT_LIMITS["total_s"], help="seconds for one artifact")
     parser.add_argument("--reply-s", type=float, default=DEFAULT_LIMITS["reply_s"], help="seconds for one answer")
     parser.add_argument(
-        "--memory-gb", type=float, default=DEFAULT_LIMITS["memory_bytes"] / 2**30, help="memory of the submission's processes"
+        "--memory-gb",
+        type=float,
+        default=DEFAULT_LIMITS["memory_bytes"] / 2**30,
+        help="memory of the submission's processes",
     )
     parser.add_argument("--unchecked", action="store_true", help="score a folder although the checker has findings")
     parser.add_argument("--without-isolation", action="store_true", help="run code you trust where the system offers no namespaces")
     args = parser.parse_args(argv)
+    if args.probes < 0:
+        parser.error("--probes is a number from 0")
     try:
         if not (args.folder / "submission.json").is_file():
             raise NoReferee(f"{safe(args.folder)}: no submission.json there; name the folder of a record, as records/track_non_record/NAME")

@@ -752,6 +752,10 @@ HIDDEN = {  # other ways to what the list of names knows
     "import importlib\nimportlib.machinery.SourceFileLoader('m', 'x').load_module()": "importlib.machinery runs",
     "import zipimport": "imports zipimport",
     "import concurrent.futures as c\nc.ProcessPoolExecutor()": "ProcessPoolExecutor starts",
+    "import torch\ntorch.ctypes.CDLL(None)": "torch.ctypes.CDLL runs native code",
+    "import os as o\no.posix_fadvise(3, 0, 0, 4)": "os.posix_fadvise tells or changes what is cached",
+    "from pydoc_data import topics": "imports pydoc_data",
+    "import scipy.stats": "imports scipy",
 }
 PLAIN = """import importlib.util, re
 import numpy as np, torch

@@ -5,6 +5,7 @@ Most submissions here are small NumPy scorers, so that a process starts quickly.
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import socket
@@ -18,9 +19,22 @@ import numpy as np
 import pytest
 import torch
 from folders import ROOT, make_folder
+from golf import jail, source
 from golf.child import Offences
-from golf.jail import libc
-from referee import DEFAULT_LIMITS, Child, NoReferee, Referee, Refusal, child_settings, digest, nats_of
+from referee import (
+    DEFAULT_LIMITS,
+    Child,
+    NoReferee,
+    Probes,
+    Referee,
+    Refusal,
+    child_settings,
+    digest,
+    family,
+    forget_pages,
+    nats_of,
+    needs_mlx,
+)
 from referee import main as referee_main
 
 import train_gpt
@@ -75,7 +89,7 @@ def stream():
     return tokens.astype(np.uint16)
 
 
-isolated = sys.platform == "linux" and libc is not None
+isolated = sys.platform == "linux" and jail.libc is not None
 
 
 def alive(folder):
@@ -85,6 +99,15 @@ def alive(folder):
         with contextlib.suppress(OSError):
             found += [path.parent.name] if f"{folder}/".encode() in path.read_bytes() else []
     return found
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch):
+    """The paths whose pages would be dropped, a list for each time: it takes seconds, so nothing is. Nor are there as many questions."""
+    calls = []
+    monkeypatch.setattr("referee.BLIND", 40)
+    monkeypatch.setattr("referee.forget_pages", calls.append)
+    return calls
 
 
 @pytest.fixture
@@ -121,7 +144,7 @@ def softmax_nats(logits, targets):
 def test_plain_scorer(score, stream):
     nats, found = score(SCORER)
     assert np.abs(nats - softmax_nats(table_of()[stream[:-1]], stream[1:])).max() < 1e-5
-    assert found["probes"]["future"] == 20 and found["probes"]["blind"] == 240 and found["probes"]["largest_move_nats"] < 1e-6
+    assert found["probes"]["future"] == 20 and found["probes"]["blind"] == 480 and found["probes"]["largest_move_nats"] < 1e-6
     assert any("network" in line for line in found["isolation"])
 
 
@@ -134,7 +157,7 @@ def test_score_first_learning(score, stream):
         want.append(softmax_nats(table_of()[stream[where]] + np.log(counts), stream[where + 1]))
         np.add.at(counts, stream[where + 1], 1)
     assert np.abs(nats - np.concatenate(want)).max() < 1e-4 and found["scorer"]["learns"]
-    assert found["probes"]["blind"] == 240 and found["probes"]["future"] > 0
+    assert found["probes"]["blind"] == 480 and found["probes"]["future"] > 0
 
 
 def test_input_side_hashes_are_legal(score):
@@ -249,18 +272,88 @@ for row, answer in zip(tokens, out if last < tokens.shape[1] else []):  # honest
 return out"""
 
 
-@pytest.mark.parametrize("source", [SCORER, LEARNER.replace("50, 8", "50, 1")], ids=["plain", "learning"])
-def test_remembering_what_was_asked_beats_no_fresh_process(score, source):
+@pytest.mark.parametrize("scorer", [SCORER, LEARNER.replace("50, 8", "50, 1")], ids=["plain", "learning"])
+def test_remembering_what_was_asked_beats_no_fresh_process(score, scorer):
     """It looks at every target, and answers each repeated question as it did before: only a process that never saw the target tells."""
     with pytest.raises(Refusal, match="S2: .*a fresh process that had not seen its target"):
-        score(changed(REMEMBERS, source), probes=4)
+        score(changed(REMEMBERS, scorer), probes=4)
 
 
 def test_a_little_less_wherever_it_does_not_look_like_a_probe(score):
     """Within what rounding may do to one score, but always in one direction."""
     body = NEXT + "return out + (len(tokens) > 4) * 0.03 * (seen[..., None] == np.arange(50)) * (last > 1)"
-    with pytest.raises(Refusal, match="S2: targets cost 0.0.* more in the mean of 240"):
+    with pytest.raises(Refusal, match="S2: targets cost 0.0.* more in the mean of 360"):
         score(changed(body))
+
+
+def test_noise_does_not_hide_a_lean():
+    """A little from every target beneath noise without direction: few questions allow for it, many do not."""
+    few, many = (np.random.default_rng(0).normal(0, 0.0145, n) for n in (240, 6000))
+    few, many = (few - few.mean()).tolist(), many - many.mean()
+    Probes(paired=many.tolist(), drift=few).settle()
+    Probes(drift=[x + 0.0025 for x in few]).settle()
+    with pytest.raises(Refusal, match="S2: targets cost 0.0025 nats more in the mean of 6000 when a few windows were asked again"):
+        Probes(paired=(many + 0.0025).tolist(), drift=few).settle()
+    with pytest.raises(Refusal, match="S2: targets cost 0.0035 nats more in the mean of 240 where they had not been seen"):
+        Probes(drift=[x + 0.0035 for x in few]).settle()
+
+
+def test_the_dearest_targets_are_asked_for(stream):
+    """One in 1,000 targets saved, the dearest: hardly any question anywhere finds one, those of targets found too likely find several."""
+    rng = np.random.default_rng(0)
+    tokens = rng.choice(VOCAB, 100_001, p=np.append(np.full(49, 0.0203), 0.0053))
+    nats = rng.normal(4, 1.5, 100_000).astype(np.float32)
+    saved = np.flatnonzero(tokens[1:] == VOCAB - 1)[:100]
+    nats[saved] = 0.2
+    evenly, suspects = Referee(tokens, train_gpt.window_batches, LIMITS, 120).blind_targets(nats, VOCAB)
+    assert len(evenly) == 3600 and len(suspects) == 1200 and not evenly & suspects
+    assert len(suspects & set(saved.tolist())) > 3 * len(evenly & set(saved.tolist())) + 20
+
+
+def test_blind_questions_never_show_a_later_target(score, monkeypatch):
+    """They go through the stream in order: what one shows is older than what any later one asks for."""
+    asked, ask = [], Child.ask
+    monkeypatch.setattr(
+        Child, "ask", lambda self, tokens, last, start: (asked.append((self, start + tokens.shape[1])), ask(self, tokens, last, start))
+    )
+    score(SCORER, probes=2)
+    ends = [end for child, end in asked if child is asked[-1][0]]
+    assert len(ends) == 80 and ends == sorted(set(ends))
+
+
+def test_the_first_process_is_gone_before_the_second_starts(tmp_path):
+    """Whatever it had mapped would keep its pages in memory. The outer process lives on until all inside has been cleared away."""
+    if not isolated:
+        pytest.skip("no Linux namespaces here")
+    (tmp_path / "train_gpt.py").write_text(started("self.much = bytearray(256 << 20)"))
+    (tmp_path / "artifact.bin").write_bytes(b"abc")
+    with Child(tmp_path, "artifact.bin", LIMITS) as child:
+        try:
+            child.start()
+        except NoReferee as e:
+            pytest.skip(str(e))
+        inside = family(child.process.pid)[0][1:]
+    assert inside and not any(Path(f"/proc/{pid}").exists() for pid in inside)
+
+
+def test_the_fresh_process_finds_no_page_that_the_first_one_left(score, forgotten):
+    score(SCORER, probes=2)
+    assert len(forgotten) == 1 and sys.prefix in forgotten[0] and "/usr" in forgotten[0]
+
+
+def test_pages_are_forgotten(tmp_path):
+    path = tmp_path / "folder" / "library"
+    path.parent.mkdir()
+    with open(path, "wb+", buffering=0) as file:
+        file.write(bytes(1 << 20))
+        os.fsync(file.fileno())
+        if os.preadv(file.fileno(), [bytearray(4096)], 1 << 19, os.RWF_NOWAIT) != 4096:
+            pytest.skip("this file system does not say what is cached")
+        for shown in (tmp_path, path):  # a folder, or a file that is shown by itself
+            assert os.pread(file.fileno(), 4096, 1 << 19)
+            forget_pages([str(shown)])
+            with pytest.raises(BlockingIOError):
+                os.preadv(file.fileno(), [bytearray(4096)], 1 << 19, os.RWF_NOWAIT)
 
 
 def test_one_batch_of_all_windows(score):
@@ -357,12 +450,53 @@ def test_trouble_in_the_middle(score, body):
     assert "\x1b" not in str(e.value) and len(str(e.value)) < 700
 
 
+@pytest.mark.parametrize(
+    "body,rule",
+    [
+        ("raise TypeError('torch.memory_format')", "S1"),
+        ("class OutOfMemoryError(RuntimeError): pass\nraise OutOfMemoryError('CUDA')", "limit"),
+        ("np.empty(1 << 50)", "limit"),
+    ],
+)
+def test_memory_by_the_kind_of_error(score, body, rule):
+    with pytest.raises(Refusal, match=f"{rule}: its code failed"):
+        score(started(body))
+
+
+STATIC = {
+    "import os\nos.posix_fadvise(3, 0, 0, 4)": "os.posix_fadvise tells",
+    "import os\nos.preadv(3, [], 0, os.RWF_NOWAIT)": "os.RWF_NOWAIT tells",
+    "import torch\ntorch.os.sendfile(1, 2, 0, 9)": "os.sendfile tells",
+    "from os import splice": "os.splice tells",
+    "import torch\nlibc = torch.ctypes.CDLL(None)": "torch.ctypes.CDLL runs native code",
+    "from torch import ctypes as c": "torch.ctypes runs native code",
+    "import numpy as np\nnp.ctypeslib.load_library('c', '/')": "numpy.ctypeslib runs",
+    "import torch\ntorch.utils.cpp_extension.subprocess.run('x')": "subprocess.run runs",
+    "import pydoc_data.topics": "imports pydoc_data.topics",
+    "import this": "imports this",
+    "import lib2to3.pgen2": "imports lib2to3",
+    "from idlelib import help": "imports idlelib",
+    "import scipy": "imports scipy",
+    "import ray": "imports ray",
+    "import hypothesis": "imports hypothesis",
+}
+
+
+def test_what_the_source_itself_says():
+    packages = source.required_packages(ROOT)
+    for text, words in STATIC.items():
+        found = source.reaches(source.parse(text.encode()), packages)
+        assert any(words in what for _, what in found), (text, found)
+    fine = "import os, mmap, numpy as np, torch, mlx.core as mx, sentencepiece\nos.cpu_count(), os.path.join('a', 'b'), torch.nn, mmap.mmap"
+    assert source.reaches(source.parse(fine.encode()), packages) == []
+
+
 def test_the_jail_itself(score, tmp_path):
     """Native code, which no audit hook sees, finds no file, no process, no network and no way to write; then scores honestly."""
     secret = tmp_path / "secret.txt"
     secret.write_text("targets")
     server = socket.create_server(("127.0.0.1", 0))
-    port = server.getsockname()[1]
+    port, keys = server.getsockname()[1], jail.CALLS[os.uname().machine][1]
     body = f"""
 import ctypes, os, struct
 libc = ctypes.CDLL(None, use_errno=True)
@@ -379,6 +513,9 @@ facts = dict(
     user=os.getuid() == 65534 and libc.setuid(0) < 0,
     mount=libc.mount(b"none", b"/scratch", b"tmpfs", 0, None) < 0,
     scratch=libc.open(b"/scratch/new", os.O_RDWR | os.O_CREAT, 0o600) >= 0,
+    keys=all(libc.syscall(number, b"user", b"name", b"value", 5, -4) < 0 and ctypes.get_errno() == 1 for number in {keys}),
+    hints=libc.fcntl(libc.open(b"/scratch/new", os.O_RDWR), {jail.F_SET_RW_HINT}, ctypes.byref(ctypes.c_uint64(3))) < 0,
+    other_calls=libc.fcntl(libc.open(b"/scratch/new", os.O_RDWR), 3) >= 0,
     environment="OMP_NUM_THREADS" in os.environ or len(os.environ) < 15,
 )
 fd = libc.socket(2, 1, 0)
@@ -491,7 +628,7 @@ def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, str
     assert np.abs(nats - want).max() < 1e-4 and abs(nats.mean() - want.mean()) < 1e-6
     learns = bool(share or orders)
     assert found["scorer"]["learns"] == learns and (found["scorer"]["windows"] == 1) == learns
-    assert found["probes"]["future"] >= 6 and found["probes"]["blind"] == 80
+    assert found["probes"]["future"] >= 6 and found["probes"]["blind"] == 160
     assert found["probes"]["largest_move_nats"] < 1e-6
 
 
@@ -561,7 +698,7 @@ def verdict_of(tiny, tmp_path, capsys):
     """verdict_of(record, run): the referee's verdict on an honest record, the run's own val_bpb, and what was printed."""
 
     def run(record, run):
-        status = rescore(record, tiny, tmp_path / "verdict.json")
+        status = rescore(record, tiny, tmp_path / "verdict.json", "--probes", "12")
         out = capsys.readouterr()
         if status == 2:
             pytest.skip(out.err)
@@ -643,6 +780,25 @@ def test_the_smoke_corpus_verifies_nothing(record, tiny, tmp_path, capsys):
     assert "not verified" in capsys.readouterr().out
 
 
+def test_fewer_probes_verify_nothing(record, tiny, tmp_path, capsys):
+    status = rescore(record, tiny, tmp_path / "v.json", "--probes", "11")
+    if status == 2:
+        pytest.skip(capsys.readouterr().err)
+    assert status == 0 and not json.loads((tmp_path / "v.json").read_text())["verified"]
+
+
+def test_what_computes_with_mlx_is_not_refused(record, tiny, tmp_path, capsys):
+    folder = tmp_path / record.parent.name / record.name
+    shutil.copytree(record, folder)
+    shutil.copy(ROOT / "train_gpt_mlx.py", folder / "train_gpt.py")
+    assert rescore(folder, tiny, tmp_path / "v.json", "--unchecked") == 2
+    assert "computes with MLX" in capsys.readouterr().err
+    assert not needs_mlx(b"import mlx.core as mx\nimport torch\n") and not needs_mlx(b"import mlx.core as mx\nclass Scorer: pass\n")
+    assert needs_mlx(source.pack(b"def f():\n    from mlx import core\n"))
+    with pytest.raises(NoReferee, match="cannot be read"):
+        needs_mlx(b"def f(:")
+
+
 def test_other_validation_tokens(record, tiny, tmp_path, capsys):
     """The referee's own stream decides: a claim about other tokens or bytes is refused before anything runs."""
     folder = tmp_path / record.parent.name / record.name
@@ -658,6 +814,11 @@ def test_other_validation_tokens(record, tiny, tmp_path, capsys):
 def test_usage(tmp_path, capsys):
     assert referee_main([str(tmp_path)]) == 2
     assert "name the folder of a record" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as e:
-        referee_main([])
-    assert e.value.code == 2
+    for wrong in ([], [str(tmp_path), "--probes", "-1"]):
+        with pytest.raises(SystemExit) as e:
+            referee_main(wrong)
+        assert e.value.code == 2
+    with pytest.raises(SystemExit):
+        referee_main(["--help"])
+    out = capsys.readouterr().out
+    assert "(default: 12)" in out and "(default: 28800.0)" in out and "None" not in out and "\nExit status: 0 as claimed" in out

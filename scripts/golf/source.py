@@ -70,6 +70,7 @@ REACHES_OUT = set(
     "urllib3 websocket websockets paramiko grpc boto3 wandb datasets transformers huggingface_hub".split()
 )
 RUNS_MORE = set("subprocess multiprocessing pty runpy code codeop ctypes cffi _posixsubprocess zipimport builtins".split())
+TEXTS = set("pydoc pydoc_data this idlelib lib2to3 turtledemo ensurepip".split())  # more text than a model should be handed uncounted
 PICKLES = set("pickle _pickle cPickle dill cloudpickle joblib marshal shelve".split())
 NAMES = {  # what a trainer has no need of, called or not: under another name it can be called later
     "eval": "runs generated code", "exec": "runs generated code", "__import__": "imports by a computed name",
@@ -95,10 +96,10 @@ def dotted(node: ast.AST) -> str:
 
 @functools.cache
 def required_packages(root: Path) -> frozenset[str]:
-    """Modules that the requirements files of the project allow a trainer to import."""
+    """Modules that the trainers' requirements files allow a trainer to import."""
     names = set()
-    for path in root.glob("requirements-*.txt"):
-        if path.name != "requirements-test.txt":
+    for path in (root / "requirements-cuda.txt", root / "requirements-mlx.txt"):
+        if path.is_file():
             names |= set(re.findall(r"^([A-Za-z0-9_-]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
     return frozenset(name.replace("-", "_").lower() for name in names)
 
@@ -123,7 +124,7 @@ def reaches(tree: ast.Module, packages: frozenset[str]) -> list[tuple[int, str]]
     A list of known ways, which catches accidents and plain attempts. It proves nothing: whoever wants to can hide a name from it.
     """
     found = []
-    allowed = packages | set(sys.stdlib_module_names)
+    allowed = packages | set(sys.stdlib_module_names) - TEXTS
     aliases: dict[str, str] = {}
     nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom, ast.Call, ast.Name, ast.Attribute))]
 
@@ -134,11 +135,18 @@ def reaches(tree: ast.Module, packages: frozenset[str]) -> list[tuple[int, str]]
 
     def look_up(name: str, line: int) -> None:
         parts = name.split(".")
+        if "os" in parts[1:3]:  # as a library hands it out: torch.os
+            parts = parts[parts.index("os", 1) :]
+            name = ".".join(parts)
         for end in range(1, min(len(parts), 4) + 1):
             if (known := ".".join(parts[:end])) in NAMES:
                 found.append((line, f"{known} {NAMES[known]}"))
         if re.match(r"os\.(exec|spawn|posix_spawn)", name):
             found.append((line, f"{name} runs a program"))
+        if re.match(r"os\.(posix_fadvise|preadv|pwritev|RWF_|sendfile|splice|copy_file_range)|mmap\.MADV_|fcntl\.fcntl", name):
+            found.append((line, f"{name} tells or changes what is cached, or reads past a buffer"))
+        if set(parts[1:]) & {"ctypes", "_ctypes", "cffi", "subprocess", "_posixsubprocess"}:  # as a library hands them out: torch.ctypes
+            found.append((line, f"{name} runs native code or programs"))
 
     for node in nodes:
         if isinstance(node, ast.Import):
