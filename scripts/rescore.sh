@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Purpose:  the referee: scores a record's artifacts again, its code in a jail, and compares with the claim.
 # Hardware: Linux for the isolation; as much computing as the submission's own scoring took.
-# Duration: the CPU seconds of --eval-only and 4,800 single windows for 131,072 targets (2 CPU cores, 2026-11-21); less for more targets.
+# Duration: 4.9 times the CPU seconds of --eval-only for 131,072 targets (2 CPU cores, 2026-11-26); less for more targets.
 # Example:  bash scripts/rescore.sh records/track_30min_2mb_local/2026-11-21_wider
 #           bash scripts/rescore.sh records/track_non_record/2026-11-21_cpu --data DIR --tokenizer FILE.model \
 #                --json records/verified/2026-11-21_cpu.json --sign me
-# Exit status: 0 as claimed, 1 refused or not as claimed, 2 usage, no data, or no isolation to be had.
+# Exit status: 0 as claimed, 1 refused or not as claimed, 2 usage, no data, no isolation to be had, or a source for MLX.
 set -euo pipefail
 
 for arg in "$@"; do # help and usage need no packages
