@@ -1144,7 +1144,7 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     """Open shards and tokenizer, check them against each other and audit the validation bytes. Raises DataError."""
     table = ByteTable.load(s.TOKENIZER_PATH)
     if (pieces := len(table.base_bytes)) != s.VOCAB_SIZE:
-        raise DataError(f"TOKENIZER_PATH={s.TOKENIZER_PATH} has {pieces} pieces, VOCAB_SIZE={s.VOCAB_SIZE}; set that if it made the shards")
+        raise DataError(f"TOKENIZER_PATH={s.TOKENIZER_PATH} has {pieces} pieces, not VOCAB_SIZE={s.VOCAB_SIZE}; set VOCAB_SIZE={pieces}?")
     tokens = load_tokens(f"{s.DATA_PATH}/*_val_*.bin", s.VAL_TOKENS, s.VOCAB_SIZE)
     total, aux = audit_bytes(tokens, table), {}
     for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item):

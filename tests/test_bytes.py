@@ -178,7 +178,7 @@ def test_files_that_are_no_tokenizer(tmp_path, content):
 def test_tokenizer_that_does_not_fit_ends_with_status_2(main, tmp_path):
     for done, words in (
         (main(TOKENIZER_PATH=tmp_path / "none.model"), "none.model is not there"),
-        (main(VOCAB_SIZE=1024), "has 300 pieces, not VOCAB_SIZE=1024"),
+        (main(VOCAB_SIZE=1024), "has 300 pieces, not VOCAB_SIZE=1024; set VOCAB_SIZE=300?"),
     ):
         assert done.code == 2 and words in done.err and done.err.startswith("error: ")
     assert not (tmp_path / "runs").exists()
