@@ -583,10 +583,10 @@ class Referee:
                 prefix[0], again[at_g[0], at_g[1]].reshape(1), np.array([g]), "S2", "when the tokens after it were left out"
             )
 
-    def blind_targets(self, nats: np.ndarray, vocab: int) -> tuple[set[int], set[int]]:
+    def blind_targets(self, nats: np.ndarray, vocab: int, learns: bool = False) -> tuple[set[int], set[int]]:
         """Targets to ask a fresh process for: three quarters anywhere, the rest drawn by how many times likelier the submission finds them
         than pairs of tokens do, as one must that saves itself the dearest targets. Nobody can know them beforehand."""
-        rng, count = np.random.default_rng(), min(BLIND * self.n_probes, len(nats))
+        rng, count = np.random.default_rng(), min(BLIND // (4 if learns else 1) * self.n_probes, len(nats))
         evenly = rng.choice(len(nats), count - count // 4, replace=False)
         lots = np.minimum(pair_nats(self.tokens, vocab) - nats, 12) + rng.gumbel(size=len(nats))  # the largest are a draw by weights
         lots[evenly] = -np.inf
@@ -596,7 +596,7 @@ class Referee:
         """Ask a fresh process for targets anywhere by the tokens before them alone, one by one. It learns the same stream, if the
         submission learns, and is told a target only after it was asked: whatever the first one saw or remembered, this one cannot."""
         ends = np.cumsum([len(starts) * last for starts, _, last in batches])
-        evenly, suspects = self.blind_targets(nats, about["vocab_size"])
+        evenly, suspects = self.blind_targets(nats, about["vocab_size"], about["learns"])
         asked: dict[int, list[int]] = {}
         for pick in sorted(evenly | suspects):  # in the order of the stream, so that no question shows the target of a later one
             asked.setdefault(int(np.searchsorted(ends, pick, "right")), []).append(pick)

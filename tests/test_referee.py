@@ -157,7 +157,7 @@ def test_score_first_learning(score, stream):
         want.append(softmax_nats(table_of()[stream[where]] + np.log(counts), stream[where + 1]))
         np.add.at(counts, stream[where + 1], 1)
     assert np.abs(nats - np.concatenate(want)).max() < 1e-4 and found["scorer"]["learns"]
-    assert found["probes"]["blind"] == 480 and found["probes"]["future"] > 0
+    assert found["probes"]["blind"] == 120 and found["probes"]["future"] > 0
 
 
 def test_input_side_hashes_are_legal(score):
@@ -628,7 +628,7 @@ def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, str
     assert np.abs(nats - want).max() < 1e-4 and abs(nats.mean() - want.mean()) < 1e-6
     learns = bool(share or orders)
     assert found["scorer"]["learns"] == learns and (found["scorer"]["windows"] == 1) == learns
-    assert found["probes"]["future"] >= 6 and found["probes"]["blind"] == 160
+    assert found["probes"]["future"] >= 6 and found["probes"]["blind"] == (40 if share or orders else 160)  # those that learn take longer
     assert found["probes"]["largest_move_nats"] < 1e-6
 
 
