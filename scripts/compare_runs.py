@@ -193,6 +193,10 @@ def values_of(runs: list[Result], name: str) -> list[float] | None:
     return None if None in values else [float(v) for v in values]
 
 
+def interval_name(alpha: float) -> str:
+    return f"{100 * (1 - alpha):g}% interval"
+
+
 def cell(values: list[float] | None, digits: int) -> str:
     if values is None:
         return "-"
@@ -203,8 +207,7 @@ def cell(values: list[float] | None, digits: int) -> str:
 def table(a: list[Result], b: list[Result], alpha: float) -> list[str]:
     """Rows of the comparison; with an empty b, of one group."""
     auxiliary = sorted(set.intersection(*(set(r.facts.auxiliary) for r in a + b)) - {"xz_9e"})
-    interval = f"{100 * (1 - alpha):g}% interval"
-    head = ["", f"A (n={len(a)})"] + ([f"B (n={len(b)})", "A - B", interval, "p two-sided", "p A lower"] if b else [])
+    head = ["", f"A (n={len(a)})"] + ([f"B (n={len(b)})", "A - B", interval_name(alpha), "p two-sided", "p A lower"] if b else [])
     rows = [head]
     for name in (*METRICS, *auxiliary):
         digits = METRICS[name][1] if name in METRICS else 5
@@ -247,11 +250,11 @@ def verdict(a: list[Result], b: list[Result], alpha: float, gain: float | None) 
     if w and w.p < alpha:
         word = "better" if w.difference < 0 else "worse"
         return word, f"{word}: A is {abs(w.difference):.5f} bpb {'lower' if w.difference < 0 else 'higher'} than B (p {w.p:.2g})"
-    sentence = f"cannot tell: A - B is {difference:+.5f} bpb" + (f", p {w.p:.2g}" if w else "")
-    if not w and min(len(a), len(b)) < 2:
-        sentence += ", and a side has a single run"
-    elif not w:
-        sentence += ", and all runs of a side score the same: does SEED reach them?"
+    if w:
+        why = f"p {w.p:.2g}"
+    else:
+        why = "and a side has a single run" if min(len(a), len(b)) < 2 else "and all runs of a side score the same: does SEED reach them?"
+    sentence = f"cannot tell: A - B is {difference:+.5f} bpb, {why}"
     if noise is None:
         return "cannot tell", f"{sentence}; without a second seed nobody knows what chance does here: run 3 seeds a side"
     return "cannot tell", f"{sentence}; {more_seeds(gain or difference, noise, min(len(a), len(b)), alpha)}"
@@ -266,9 +269,7 @@ def paired_line(a: list[Result], b: list[Result], alpha: float) -> str:
     if not found:
         return ""
     low, high, p = found
-    return (
-        f"seed by seed: A - B from {low:+.5f} to {high:+.5f} ({100 * (1 - alpha):g}% interval, paired, p {p:.2g})"
-    )
+    return f"seed by seed: A - B from {low:+.5f} to {high:+.5f} ({interval_name(alpha)}, paired, p {p:.2g})"
 
 
 def promotion(a: list[Result], b: list[Result], word: str, loose: list[str], gain: float | None) -> tuple[list[str], list[str]]:

@@ -46,7 +46,8 @@ PROBE_NATS = 2e-3  # how far an answer to the very same question may move when l
 NOISE_NATS, NOISE_MEAN_NATS = 0.5, 0.02  # the same between batches of other shapes: at one position, and in the mean
 DRIFT_NATS, DRIFT_MOST_NATS = 1e-3, 3e-3  # the same in one direction, in the mean: beyond four standard errors, and at all
 PROBES = 12  # batches of an artifact that are asked again
-PROBE_WINDOWS, BLIND = 4, 400  # windows asked again in a probe; targets asked of the second process for each probe
+PROBE_WINDOWS, BLIND = 4, 400  # windows asked again in a probe; targets asked of the second process for each probe, where it does not learn
+BLIND_LEARNING = BLIND // 4  # and where it learns, or has a cache: each answer takes longer then
 CHILD_SETTINGS = ("DEVICE", "PRECISION", "COMPILE", "EVAL_BATCH_TOKENS")  # where and how to compute; all else is in the artifact
 REPLY_FLOATS = 1 << 28  # logits in one reply
 DEFAULT_LIMITS = {
@@ -583,17 +584,17 @@ class Referee:
                 prefix[0], again[at_g[0], at_g[1]].reshape(1), np.array([g]), "S2", "when the tokens after it were left out"
             )
 
-    def blind_targets(self, nats: np.ndarray, vocab: int, learns: bool = False) -> tuple[set[int], set[int]]:
+    def blind_targets(self, nats: np.ndarray, vocab: int, learns: bool) -> tuple[set[int], set[int]]:
         """Targets to ask a fresh process for: three quarters anywhere, the rest drawn by how many times likelier the submission finds them
         than pairs of tokens do, as one must that saves itself the dearest targets. Nobody can know them beforehand."""
-        rng, count = np.random.default_rng(), min(BLIND // (4 if learns else 1) * self.n_probes, len(nats))
+        rng, count = np.random.default_rng(), min((BLIND_LEARNING if learns else BLIND) * self.n_probes, len(nats))
         evenly = rng.choice(len(nats), count - count // 4, replace=False)
         lots = np.minimum(pair_nats(self.tokens, vocab) - nats, 12) + rng.gumbel(size=len(nats))  # the largest are a draw by weights
         lots[evenly] = -np.inf
         return set(evenly.tolist()), set(np.argsort(-lots)[: count // 4].tolist())
 
     def ask_blind(self, about: dict, batches: list, nats: np.ndarray) -> None:
-        """Ask a fresh process for targets anywhere by the tokens before them alone, one by one. It learns the same stream, if the
+        """Ask a fresh process for some targets by the tokens before them alone, one by one. It learns the same stream, if the
         submission learns, and is told a target only after it was asked: whatever the first one saw or remembered, this one cannot."""
         ends = np.cumsum([len(starts) * last for starts, _, last in batches])
         evenly, suspects = self.blind_targets(nats, about["vocab_size"], about["learns"])

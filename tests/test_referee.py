@@ -106,6 +106,7 @@ def forgotten(monkeypatch):
     """The paths whose pages would be dropped, a list for each time: it takes seconds, so nothing is. Nor are there as many questions."""
     calls = []
     monkeypatch.setattr("referee.BLIND", 40)
+    monkeypatch.setattr("referee.BLIND_LEARNING", 10)
     monkeypatch.setattr("referee.forget_pages", calls.append)
     return calls
 
@@ -305,7 +306,7 @@ def test_the_dearest_targets_are_asked_for(stream):
     nats = rng.normal(4, 1.5, 100_000).astype(np.float32)
     saved = np.flatnonzero(tokens[1:] == VOCAB - 1)[:100]
     nats[saved] = 0.2
-    evenly, suspects = Referee(tokens, train_gpt.window_batches, LIMITS, 120).blind_targets(nats, VOCAB)
+    evenly, suspects = Referee(tokens, train_gpt.window_batches, LIMITS, 120).blind_targets(nats, VOCAB, False)
     assert len(evenly) == 3600 and len(suspects) == 1200 and not evenly & suspects
     assert len(suspects & set(saved.tolist())) > 3 * len(evenly & set(saved.tolist())) + 20
 
