@@ -26,8 +26,8 @@ try:
 except ImportError as e: sys.exit(print(f"error: {e} ({sys.executable}); type: source .venv/bin/activate", file=sys.stderr) or 2)
 # shared: end imports
 import atexit, importlib.util
-import torch
-import torch.nn.functional as F
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # CPU threads wait awake for under a ms: longer, and other programs make steps 10x as long
+import torch, torch.nn.functional as F
 from torch import Tensor, distributed as dist, nn
 from torch.optim.adam import adam
 
