@@ -92,9 +92,11 @@ class Offences:
         """Whether the code that caused the event is the submission's own file, not a library it uses."""
         return self.file_of(depth + 1) == self.source
 
-    def looks_for_a_library(self, args: tuple) -> bool:
-        """Whether ctypes.util asks ldconfig, as PyTorch's CUDA build lets it when it is imported."""
-        return args[:2] == ("/sbin/ldconfig", ["/sbin/ldconfig", "-p"]) and self.file_of(5) == ctypes.util.__file__
+    def looks_for_a_library(self, event: str, args: tuple) -> bool:
+        """Whether ctypes.util asks ldconfig, as PyTorch's CUDA build lets it when it is imported. Python 3.13 says so twice, the second
+        time from a function further down."""
+        depth = 6 if event == "os.posix_spawn" else 5
+        return args[:2] == ("/sbin/ldconfig", ["/sbin/ldconfig", "-p"]) and self.file_of(depth) == ctypes.util.__file__
 
     def __call__(self, event: str, args: tuple) -> None:
         if not self.armed:
@@ -114,7 +116,7 @@ class Offences:
         elif event in self.NETWORK:
             self.offend("B2", f"uses the network ({event})")
         elif event in self.PROGRAMS:
-            if event == "os.fork" or not (self.compiles or self.looks_for_a_library(args)):
+            if event == "os.fork" or not (self.compiles or self.looks_for_a_library(event, args)):
                 self.offend("B2", f"starts processes ({event})")
         elif event in self.WALKS and self.from_submission(3):
             self.offend("S5", f"walks the interpreter's memory ({event})")
