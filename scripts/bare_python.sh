@@ -10,7 +10,7 @@ PGL_SCRIPTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 run_bare() {
   local tool="$1" name
   shift
-  for name in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python; do
+  for name in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 python; do
     if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
       exec "$name" "$PGL_SCRIPTS/$tool" "$@"
     fi

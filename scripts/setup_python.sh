@@ -5,8 +5,9 @@
 #   setup_python requirements-cuda.txt [more requirements files]
 #   "$PGL_PYTHON" train_gpt.py ...
 #
-# 1. $PYTHON if it is set, otherwise the first of python3, python3.13, python3.12, python3.11 and python that is 3.11
-#    or newer. If it has every package of the files, it is used as it is and nothing is installed.
+# 1. $PYTHON if it is set, otherwise the first of python3, python3.14, … python3.11 and python that is 3.11
+#    to 3.14 (for newer ones there may be no wheels yet), or else newer. If it has every package of the files, it is
+#    used as it is and nothing is installed.
 # 2. Otherwise .venv in the repository root, made from that Python where there is none. The files are installed there
 #    with pip. A file that was installed in full leaves a stamp with its checksum, so an interrupted install is
 #    taken up again, an edited file is installed anew, and a finished one costs nothing.
@@ -26,17 +27,21 @@ _pgl_fail() {
   exit 1
 }
 
-_pgl_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+_pgl_new_enough() { # Python, first minor version that is too new
+  "$1" -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, ${2:-999}))" >/dev/null 2>&1
+}
 
 # Prints the path of the Python to start from, or nothing when there is none that is new enough.
 _pgl_find_python() {
-  local name
-  for name in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python; do
-    if _pgl_new_enough "$name"; then
-      "$name" -c 'import sys; print(sys.executable)'
-      return
-    fi
-    if [ -n "${PYTHON:-}" ]; then return; fi # the one asked for, or none
+  local name too_new names=(python3 python3.14 python3.13 python3.12 python3.11 python)
+  if [ -n "${PYTHON:-}" ]; then names=("$PYTHON"); fi # the one asked for, or none
+  for too_new in 15 999; do
+    for name in "${names[@]}"; do
+      if _pgl_new_enough "$name" "$too_new"; then
+        "$name" -c 'import sys; print(sys.executable)'
+        return
+      fi
+    done
   done
 }
 
@@ -115,6 +120,7 @@ setup_python() {
     "$venv_python" -m pip install --disable-pip-version-check --progress-bar off -r "$file" >&2 ||
       _pgl_fail "pip could not install $file into .venv (its own message stands above)" \
         "Run the same command again once that is mended: what is installed already stays." \
+        "If it finds no matching distribution for $("$venv_python" -V): rm -r .venv, then PYTHON=/path/to/python3.13 bash $0 ..." \
         "Without a network, PIP_FIND_LINKS=/folder/with/wheels PIP_NO_INDEX=1 bash $0 ... installs from files."
     _pgl_checksum "$venv_python" "$file" >"$stamp"
   done

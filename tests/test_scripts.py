@@ -18,11 +18,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHELL_FILES = sorted([*ROOT.glob("scripts/*.sh"), ROOT / ".ci" / "run"])
 
-# Behaves by the files beside it: old, no_venv, no_pip_network, and has_<requirements file> for what is installed.
+# Behaves by the files beside it: old, new, no_venv, no_pip_network, and has_<requirements file> for what is installed.
 FAKE_PYTHON = f"""#!/bin/sh
 here="$(dirname "$0")"
 echo "$(basename "$here")/$(basename "$0") $*" >>"$CALLS"
 case "$*" in
+  *version_info*"(3, 15)"*) [ ! -e "$here/old" ] && [ ! -e "$here/new" ] ;;
   *version_info*) [ ! -e "$here/old" ] ;;
   *platform.python_version*) echo 3.9.6 ;;
   *sys.executable*) echo "$0" ;;
@@ -273,12 +274,13 @@ def test_a_python_lends_the_trainers_packages_to_the_venv(repo):
     assert (repo.venv / "bin" / "pgl_base_python.pth").read_text() == f"{repo.bin}/site-packages\n"
 
 
-def test_an_old_python3_is_passed_over_for_a_newer_one(repo):
+@pytest.mark.parametrize("age", ["old", "new"])
+def test_a_python3_too_old_or_too_new_for_wheels_is_passed_over(repo, age):
     old = repo.root.parent / "old_bin"
     old.mkdir()
     (old / "python3").write_text((repo.bin / "python3").read_text())
     (old / "python3").chmod(0o755)
-    (old / "old").touch()
+    (old / age).touch()
     (repo.bin / "python3").rename(repo.bin / "python3.12")
     repo.has("requirements-cuda.txt")
     done = repo.setup(PATH=f"{old}:{repo.bin}")
@@ -290,6 +292,12 @@ def test_no_python_that_is_new_enough(repo):
     done = repo.setup()
     assert done.returncode == 1
     assert "python3 is Python 3.9.6; Python 3.11 or newer is needed" in done.stderr and "PYTHON=" in done.stderr
+
+
+def test_a_python_too_new_for_wheels_is_better_than_none(repo):
+    repo.has("requirements-cuda.txt")
+    (repo.bin / "new").touch()
+    assert repo.setup().stdout.strip() == str(repo.bin / "python3")
 
 
 def test_the_python_asked_for_is_taken_or_refused(repo):
