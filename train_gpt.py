@@ -275,8 +275,8 @@ def resolve_device(s: Settings) -> Runtime:
     """Pick device, precision and compilation; fall back with a reason where the machine lacks something. Raises UserError."""
     notes, dtype, use_compile = [], torch.float32 if s.PRECISION == "fp32" else torch.bfloat16, s.COMPILE != "off"
     if not torch.cuda.is_available() or s.DEVICE == "cpu":
-        if s.DEVICE == "cuda":
-            raise UserError("DEVICE=cuda: torch finds no CUDA device; try\n  bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env")
+        if s.DEVICE == "cuda": raise UserError("DEVICE=cuda: torch finds no CUDA device (`nvidia-smi`: CUDA 13 takes driver 580 or newer); "
+            "without one\n  bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env")
         if s.DEVICE == "auto": notes.append("no CUDA device: running on the CPU")
         compiler = any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
         if s.COMPILE == "on" and not compiler: notes.append("COMPILE=on, but there is no C++ compiler: running without torch.compile")

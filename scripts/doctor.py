@@ -26,7 +26,7 @@ import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-NEEDED_PYTHON = (3, 11)
+NEEDED_PYTHON, CUDA_DRIVER = (3, 11), 580  # the driver that CUDA 13 takes
 WORKLOAD = "6 blocks x 192, 512 tokens, head 1024, forward + backward"
 CHECK_SECONDS, PROBE_SECONDS = 600, 240
 RUN_BYTES, FINEWEB_BYTES = 200e6, 600e6  # disk for a few runs, and for validation with two train shards
@@ -92,7 +92,7 @@ def check_python(report):
     if sys.version_info >= NEEDED_PYTHON:
         report.say("ok", "Python", f"{version} on {platform.system()}, {platform.machine()}")
         return True
-    for minor in (13, 12, 11):
+    for minor in (14, 13, 12, 11):
         name = f"python3.{minor}"
         if run([name, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"], 20)[0] == 0:
             report.mend("Python", f"{version} is too old, 3.11 or newer is needed; {name} is there", rerun(name))
@@ -164,7 +164,7 @@ def describe_device(report, facts):
     else:
         report.say("ok", "device", f"{facts['device']} ({version})")
         if facts["backend"] == "torch" and shutil.which("nvidia-smi"):
-            text = "nvidia-smi is there, but this torch finds no CUDA device: a build without CUDA, or an old driver"
+            text = "nvidia-smi is there, but this torch finds no CUDA device: a build without CUDA, or for a newer driver"
             report.say("note", "device", text + "; pytorch.org/get-started lists builds")
     report.say("ok", "precision", facts["precision"])
     if "triton" in facts:
@@ -201,6 +201,21 @@ def check_disk(report):
         report.say("note", "disk", f"{give(free)} free; FineWeb needs {give(FINEWEB_BYTES)}")
     else:
         report.say("ok", "disk", f"{give(free)} free")
+
+
+def check_driver(report):
+    """What nvidia-smi says, where there is one. A driver older than PyTorch's CUDA is the usual reason why it finds no card."""
+    if not shutil.which("nvidia-smi"):
+        return
+    status, out, err = run(["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"], 20)
+    found = re.match(r"(\d+)[\d.]*, .+", out)
+    if status != 0 or not found:
+        report.say("note", "driver", f"nvidia-smi finds no card that works: {last_line(out + err)}")
+    elif int(found.group(1)) < CUDA_DRIVER:
+        text = f"{found.group()}: PyTorch for CUDA 13, which requirements-cuda.txt installs, takes {CUDA_DRIVER} or newer"
+        report.say("note", "driver", text + ". Update it, or see pytorch.org/get-started for a build for its CUDA")
+    else:
+        report.say("ok", "driver", found.group())
 
 
 def check_processor(report):
@@ -335,6 +350,7 @@ def examine(args, report):
     new_enough = check_python(report)
     check_processor(report)
     check_disk(report)
+    check_driver(report)
     writable = all([check_folder(report, name) for name in ("runs", "data")])
     check_data(report)
     if not new_enough:

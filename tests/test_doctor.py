@@ -60,6 +60,19 @@ def with_data(root: Path, config: str) -> None:
     (root / settings["TOKENIZER_PATH"]).touch()
 
 
+@pytest.mark.parametrize("says,mark,words", [
+    ((0, "580.159.04, NVIDIA GeForce RTX 4090\n", ""), "ok", ["580.159.04, NVIDIA GeForce RTX 4090"]),
+    ((0, "550.54.14, NVIDIA GeForce RTX 4090\nmore\n", ""), "note", ["550.54.14", "580 or newer", "pytorch.org"]),
+    ((9, "NVIDIA-SMI has failed: no driver\n", ""), "note", ["no card that works", "no driver"]),
+    ((None, "", "took longer than 20 s"), "note", ["took longer"]),
+])  # fmt: skip
+def test_the_driver_of_a_card(examine, monkeypatch, says, mark, words):
+    real = doctor.run
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: name)
+    monkeypatch.setattr(doctor, "run", lambda command, seconds: says if command[0] == "nvidia-smi" else real(command, seconds))
+    assert has_line(examine("--quick")[1], mark, "driver", *words)
+
+
 def test_old_pythons_can_read_it_and_nothing_else_is_needed():
     tree = ast.parse(SOURCE.read_text(encoding="utf-8"), feature_version=(3, 6))
     names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
