@@ -73,6 +73,21 @@ def test_the_driver_of_a_card(examine, monkeypatch, says, mark, words):
     assert has_line(examine("--quick")[1], mark, "driver", *words)
 
 
+def test_a_card_that_this_torch_has_no_kernels_for(examine, monkeypatch):
+    card = {k: CARD[k] for k in ("backend", "version", "device")} | {"capability": [6, 1], "kernels_for": ["sm_75", "sm_80", "compute_120"]}
+    monkeypatch.setattr(doctor, "probe", lambda python, backend, calibrate: card)
+    code, said = examine()
+    assert code == 1 and has_line(said, "MEND", "device", "A card, capability 6.1", "sm_75, sm_80, compute_120 only")
+    assert said["next"] == [f"bash {TORCH} configs/local_cpu_smoke.env"]
+
+
+@pytest.mark.parametrize(
+    "capability,runs", [((7, 5), True), ((8, 9), True), ((6, 1), False), ((9, 0), False), ((12, 1), True), ((13, 0), True)]
+)
+def test_cards_that_a_build_has_kernels_for(capability, runs):
+    assert device_probe.has_kernels(["sm_75", "sm_86", "sm_90a", "sm_120", "compute_120"], *capability) is runs
+
+
 def test_old_pythons_can_read_it_and_nothing_else_is_needed():
     tree = ast.parse(SOURCE.read_text(encoding="utf-8"), feature_version=(3, 6))
     names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}

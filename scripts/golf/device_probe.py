@@ -9,6 +9,7 @@ head of 1024, in the type the device trains in, without optimizer and compilatio
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -50,6 +51,8 @@ def probe_torch(calibrate: bool) -> dict[str, object]:
         free, total = torch.cuda.mem_get_info(0)
         out |= {"device": p.name, "capability": [p.major, p.minor], "memory_bytes": total, "free_bytes": free}
         out["devices"] = torch.cuda.device_count()
+        if not has_kernels(torch.cuda.get_arch_list(), p.major, p.minor):
+            return out | {"kernels_for": torch.cuda.get_arch_list()}
         dtype = torch.bfloat16 if p.major >= 8 else dtype
     else:
         out["device"] = f"CPU, {torch.get_num_threads()} threads"
@@ -91,6 +94,14 @@ def probe_torch(calibrate: bool) -> dict[str, object]:
         return step
 
     return out | {"calibration": tokens_per_second(step_of)}
+
+
+def has_kernels(built_for: list[str], major: int, minor: int) -> bool:
+    """Whether a card of capability major.minor runs kernels built for these: `sm_86` for its own major and a lower minor or the same,
+    `compute_86`, which the driver translates, for all later cards (CUDA C++ Programming Guide, binary and PTX compatibility)."""
+    known = [re.fullmatch(r"(sm|compute)_(\d+)(\d)", x) for x in built_for]
+    parts = [(x[1], int(x[2]), int(x[3])) for x in known if x]
+    return any((kind == "compute" or m == major) and (m, n) <= (major, minor) for kind, m, n in parts)
 
 
 ATTENTION = ("flash_attention", "efficient_attention", "cudnn_attention", "math")
