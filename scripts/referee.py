@@ -281,7 +281,8 @@ class Child:
         """Wait until the submission is loaded; what it says of itself, with its numbers checked. Raises Refusal, NoReferee."""
         jailed, _ = self.receive(None, self.limits["start_s"], "sign of the jail")  # sent before the submission is loaded
         if "no_isolation" in jailed:
-            raise NoReferee(f"this system refuses the namespaces that isolate a submission ({safe(jailed['no_isolation'])})")
+            how = "; as root it may have them: sudo bash scripts/rescore.sh …; --without-isolation runs code you trust"
+            raise NoReferee(f"this system refuses the namespaces that isolate a submission ({safe(jailed['no_isolation'])}){how}")
         self.isolation = [safe(line) for line in jailed["isolation"]]
         about = self.receive(None, self.limits["start_s"], "sign of being ready")[0].get("ready")
         wanted = ("seq_len", "stride", "vocab_size", "windows")
