@@ -65,6 +65,10 @@ _pgl_venv_python() { # Windows keeps it in Scripts
   fi
 }
 
+_pgl_has_pip() { # Python; `uv venv` leaves it out
+  { "$1" -c 'import pip' || "$1" -m ensurepip; } >/dev/null 2>&1
+}
+
 _pgl_checksum() { "$1" -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$2"; }
 
 _pgl_make_venv() { # base Python
@@ -99,7 +103,7 @@ setup_python() {
   fi
 
   venv_python="$(_pgl_venv_python)"
-  if ! { _pgl_new_enough "$venv_python" && "$venv_python" -c 'import pip' >/dev/null 2>&1; }; then
+  if ! { _pgl_new_enough "$venv_python" && _pgl_has_pip "$venv_python"; }; then
     _pgl_say "$base lacks $missing"
     _pgl_make_venv "$base"
     venv_python="$(_pgl_venv_python)"

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHELL_FILES = sorted([*ROOT.glob("scripts/*.sh"), ROOT / ".ci" / "run"])
 
-# Behaves by the files beside it: old, new, no_venv, no_pip_network, and has_<requirements file> for what is installed.
+# Behaves by the files beside it: old, new, no_pip, no_venv, no_pip_network, and has_<requirements file> for what is installed.
 FAKE_PYTHON = f"""#!/bin/sh
 here="$(dirname "$0")"
 echo "$(basename "$here")/$(basename "$0") $*" >>"$CALLS"
@@ -28,7 +28,8 @@ case "$*" in
   *platform.python_version*) echo 3.9.6 ;;
   *sys.executable*) echo "$0" ;;
   *"import ensurepip"*) [ ! -e "$here/no_venv" ] ;;
-  *"import pip"*) ;;
+  *"import pip"*) [ ! -e "$here/no_pip" ] ;;
+  "-m ensurepip"*) rm "$here/no_pip" ;;
   *"print(sysconfig"* | *"get_path"*) echo "$here" ;;
   *"sys.path if"*) echo "$here/site-packages" ;;
   *missing_packages.py*)
@@ -265,6 +266,16 @@ def test_a_half_made_venv_is_made_again(repo):
     done = repo.setup()
     assert "making it again" in done.stderr
     assert done.stdout.strip() == str(repo.venv / "bin" / "python")
+
+
+def test_a_venv_that_uv_made_gets_pip_and_is_kept(repo):
+    (repo.bin / "rm").symlink_to(shutil.which("rm"))
+    (repo.venv / "bin").mkdir(parents=True)
+    shutil.copy(repo.bin / "python3", repo.venv / "bin" / "python")
+    (repo.venv / "bin" / "no_pip").touch()
+    done = repo.setup()
+    assert done.stdout.strip() == str(repo.venv / "bin" / "python")
+    assert len(repo.calls("-m ensurepip")) == len(repo.calls("-m pip install")) == 1 and not repo.calls("-m venv")
 
 
 def test_a_python_lends_the_trainers_packages_to_the_venv(repo):
