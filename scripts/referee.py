@@ -281,8 +281,9 @@ class Child:
         """Wait until the submission is loaded; what it says of itself, with its numbers checked. Raises Refusal, NoReferee."""
         jailed, _ = self.receive(None, self.limits["start_s"], "sign of the jail")  # sent before the submission is loaded
         if "no_isolation" in jailed:
-            how = "; as root it may have them: sudo bash scripts/rescore.sh …; --without-isolation runs code you trust"
-            raise NoReferee(f"this system refuses the namespaces that isolate a submission ({safe(jailed['no_isolation'])}){how}")
+            how = "Ubuntu gives them after `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, other systems perhaps to root"
+            why = safe(jailed["no_isolation"])
+            raise NoReferee(f"this system refuses the namespaces that isolate a submission ({why}). {how}; docs/referee.md has more")
         self.isolation = [safe(line) for line in jailed["isolation"]]
         about = self.receive(None, self.limits["start_s"], "sign of being ready")[0].get("ready")
         wanted = ("seq_len", "stride", "vocab_size", "windows")
