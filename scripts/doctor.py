@@ -176,6 +176,8 @@ def describe_device(report, facts):
         report.say("ok", "Triton", facts["triton"])
     elif "capability" in facts:
         report.say("note", "Triton", f"missing ({facts.get('triton_missing')}), so torch.compile is off and training is slower")
+    if facts.get("compiling_lacks"):
+        report.say("note", "compiling", f"COMPILE will fail, and training without it is slower: {facts['compiling_lacks']}")
     kernels = [name for name, works in sorted(facts.get("attention", {}).items()) if works]
     if facts.get("attention"):
         slow = "" if kernels != ["math"] else "; slow: no fused kernel works on this device"

@@ -3,13 +3,15 @@
     python3 scripts/prepare_run.py train_gpt --config configs/local_cpu_smoke.env [KEY=VALUE ...]
 
 The arguments after the trainer's name are the trainer's own. In this order, so that nothing is fetched for a run that
-could not start: settings, device, data. Silent when all is there. Exit status 2 when something has to be mended first.
+could not start: settings, device, compiler, data. Silent when all is there. Exit status 2 when something has to be mended first.
 """
 
 import importlib
 import subprocess
 import sys
 from pathlib import Path
+
+from golf.needs import compiling_lacks
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED = "embedded_sp1024"
@@ -53,7 +55,9 @@ def command_for(data_path):
 def prepare(trainer, argv):
     """Raises trainer.UserError for whatever keeps the run from starting."""
     settings = trainer.load_settings(argv)
-    trainer.resolve_device(settings)
+    runtime = trainer.resolve_device(settings)
+    if runtime.compile and trainer.__name__ == "train_gpt" and (lacks := compiling_lacks()):
+        print(f"warning: torch.compile will fail, and training without it is slower: {lacks}", file=sys.stderr)
     data_path, tokenizer_path = Path(settings.DATA_PATH), Path(settings.TOKENIZER_PATH)
     missing = missing_data(data_path, tokenizer_path)
     if not missing:

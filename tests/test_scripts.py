@@ -64,6 +64,7 @@ def load_settings(argv):
 def resolve_device(s):
     if s.DEVICE == "cuda":
         raise UserError("DEVICE=cuda, but there is none; configs/local_cpu_smoke.env")
+    return SimpleNamespace(compile=getattr(s, "COMPILE", "") == "on")
 
 if __name__ == "__main__":
     print(json.dumps({"script": sys.argv[0], "argv": sys.argv[1:], "cwd": os.getcwd(), "pid": os.getpid()}))
@@ -447,6 +448,30 @@ def test_a_builder_that_does_not_deliver(repo, how, text):
     done = prepare(repo, BUILDER=how)
     assert done.returncode == 2
     assert text in done.stderr
+
+
+def test_what_compiling_lacks_is_told_before_the_run(ready):
+    done = prepare(ready, "COMPILE=on", PATH="", CC="none")
+    assert done.returncode == 0
+    if sys.platform == "linux":
+        assert "warning: torch.compile will fail" in done.stderr and "no C compiler" in done.stderr and "apt install" in done.stderr
+    assert prepare(ready, "COMPILE=off", PATH="", CC="none").stderr == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="apt is for Linux")
+@pytest.mark.parametrize("compiler,header,words", [
+    ("gcc", True, ""),
+    ("gcc", False, "there is no {include}/Python.h (this Python's headers); Debian/Ubuntu: sudo apt install gcc g++ python{minor}-dev"),
+    (None, True, "there is no C compiler; Debian/Ubuntu: sudo apt install gcc g++ python{minor}-dev"),
+])  # fmt: skip
+def test_what_compiling_lacks(monkeypatch, tmp_path, compiler, header, words):
+    from golf import needs
+
+    monkeypatch.setattr(needs.shutil, "which", lambda name: compiler)
+    monkeypatch.setattr(needs.sysconfig, "get_path", lambda name: str(tmp_path))
+    if header:
+        (tmp_path / "Python.h").touch()
+    assert needs.compiling_lacks() == words.format(include=tmp_path, minor="{}.{}".format(*sys.version_info))
 
 
 def test_a_broken_package_is_named(repo):

@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 WIDTH, LENGTH, VOCAB, LAYERS, HEAD = 192, 512, 1024, 6, 32
 SHAPES = ((WIDTH, WIDTH), (WIDTH // 2, WIDTH), (WIDTH // 2, WIDTH), (WIDTH, WIDTH), (2 * WIDTH, WIDTH), (WIDTH, 2 * WIDTH))
@@ -62,6 +63,10 @@ def probe_torch(calibrate: bool) -> dict[str, object]:
         out["triton"] = triton.__version__
     except Exception as e:
         out["triton_missing"] = type(e).__name__
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from golf.needs import compiling_lacks
+
+    out["compiling_lacks"] = compiling_lacks()
     out["precision"] = str(dtype).removeprefix("torch.")
     out["attention"] = {name: attention_works(name.upper(), device, dtype) for name in ATTENTION}
     if not calibrate:

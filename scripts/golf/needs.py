@@ -1,8 +1,11 @@
-"""What to type where a package is missing."""
+"""What to type where a package is missing, or what torch.compile builds with."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import sysconfig
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,3 +19,14 @@ def refuse(tool: str, missing: str, requirements: str) -> NoReturn:
         install = f"source {VENV.name}/bin/activate; and there, if it still lacks something: {install}"
     print(f"error: {tool} needs {missing}; type: {install}", file=sys.stderr)
     sys.exit(2)
+
+
+def compiling_lacks() -> str:
+    """What torch.compile builds its kernels' launchers with and this Linux lacks, and how to get it; empty when nothing."""
+    compiler = any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    lacks = ["C compiler"] * (not compiler) + [f"{header} (this Python's headers)"] * (not header.is_file())
+    if sys.platform != "linux" or not lacks:
+        return ""
+    version = "{}.{}".format(*sys.version_info)
+    return f"there is no {', no '.join(lacks)}; Debian/Ubuntu: sudo apt install gcc g++ python{version}-dev"
