@@ -101,7 +101,7 @@ COMMON_SETTINGS = [
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
-    Setting("NGRAM_CACHE", 0, (0, 16), "scoring also asks what followed the last 1, 2, … up to so many tokens before; 0: it does not"),
+    Setting("NGRAM_CACHE", 0, (0, 16), "scoring also asks what followed the last 1, 2 and up to so many tokens before; 0: it does not"),
     Setting("TTT_LR", 0.0, (0.0, 1.0), "test-time training on each window once it is scored: share of the learning rates; 0: none"),
     Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets on which the weights before export are scored too, for the export gap"),
 ]

@@ -195,3 +195,9 @@ def test_configs_are_accepted(path):
     json.dumps(s.values)
     assert s.MAX_WALLCLOCK_SECONDS or s.ITERATIONS
     assert not set(environment()) & set(s.values)
+
+
+@pytest.mark.parametrize("name", ["train_gpt", "train_gpt_mlx"])
+def test_help_is_ascii_for_terminals_of_any_encoding(name):
+    trainer = pytest.importorskip(name)
+    assert (trainer.__doc__ + trainer.Settings(trainer.SETTINGS).help_table()).isascii()
