@@ -141,6 +141,11 @@ def find_device(report, python, calibrate):
     errors = []
     for backend in backends:
         facts = probe(python, backend, calibrate)
+        if "kernels_for" in facts:
+            card = "{device}, capability {capability[0]}.{capability[1]}: torch {version} has kernels for {kernels} only"
+            text = card.format(kernels=", ".join(facts["kernels_for"]), **facts)
+            report.mend("device", text + "; pytorch.org/get-started lists builds for other cards. On the CPU:", f"bash {TORCH} {CPU_SMOKE}")
+            return {}
         if "error" not in facts:
             for name, error in errors:
                 report.say("note", name, error)
@@ -153,11 +158,6 @@ def find_device(report, python, calibrate):
 
 def describe_device(report, facts):
     version = f"{facts['backend']} {facts['version']}"
-    if "kernels_for" in facts:
-        card = "{}, capability {}.{}".format(facts["device"], *facts["capability"])
-        text = f"{card}: {version} has kernels for {', '.join(facts['kernels_for'])} only"
-        report.mend("device", text + "; pytorch.org/get-started lists builds for other cards. On the CPU:", f"bash {TORCH} {CPU_SMOKE}")
-        return
     if "capability" in facts:
         memory = f"{give(facts['free_bytes'])} of {give(facts['memory_bytes'])} free"
         major, minor = facts["capability"]
@@ -373,8 +373,6 @@ def examine(args, report):
         return
     report.facts["device"] = facts
     describe_device(report, facts)
-    if "kernels_for" in facts:
-        return
     if "calibration" in facts:
         report.say("ok", "calibration", f"{facts['calibration']['tokens_per_s']:.0f} tokens/s ({WORKLOAD})")
         keep_calibration(report, facts)
