@@ -5,7 +5,7 @@
     python3 train_gpt.py --config FILE.env SEED=7 MATRIX_LR=0.03       train, export, score; --check: only say what it would do
     python3 train_gpt.py --eval-only runs/ID/artifact.bin              score an artifact again
     python3 train_gpt.py --resume runs/ID                              go on with an interrupted run
-    torchrun --standalone --nproc_per_node=2 train_gpt.py --config F.env  several devices (open lane)
+    torchrun --standalone --nproc_per_node=2 train_gpt.py              several devices (open lane)
 
 A run leaves runs/ID/ with train.log, settings.env, train_gpt.py, weights.npz, artifact.bin and result.json. The score comes from
 artifact.bin as written to disk. Exit status: 0 done, 2 bad input, 3 over the cap, 4 diverged, 129/130/143 interrupted (resumable).

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Runs a tool of scripts/ that needs no packages. Sourced, never run by itself.
+# Which Pythons there may be, and running a tool of scripts/ that needs no packages. Sourced, never run by itself.
 #
 #   run_bare TOOL.py [arguments]
 #
@@ -7,11 +7,18 @@
 
 PGL_SCRIPTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
+# In the order in which they are tried.
+PGL_PYTHONS=(python3 python3.14 python3.13 python3.12 python3.11 python)
+
+pgl_new_enough() { # Python, first minor version that is too new
+  "$1" -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, ${2:-999}))" >/dev/null 2>&1
+}
+
 run_bare() {
   local tool="$1" name
   shift
-  for name in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 python; do
-    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+  for name in ${PYTHON:+"$PYTHON"} "${PGL_PYTHONS[@]}"; do
+    if pgl_new_enough "$name"; then
       exec "$name" "$PGL_SCRIPTS/$tool" "$@"
     fi
   done

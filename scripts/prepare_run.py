@@ -56,7 +56,8 @@ def prepare(trainer, argv):
     """Raises trainer.UserError for whatever keeps the run from starting."""
     settings = trainer.load_settings(argv)
     runtime = trainer.resolve_device(settings)
-    if getattr(runtime, "compile", False) and trainer.__name__ == "train_gpt" and (lacks := compiling_lacks()):
+    torch_compiles = trainer.__name__ == "train_gpt" and getattr(runtime, "compile", False)  # an edited trainer may not say
+    if torch_compiles and (lacks := compiling_lacks()):
         print(f"warning: torch.compile will fail, and training without it is slower: {lacks}", file=sys.stderr)
     data_path, tokenizer_path = Path(settings.DATA_PATH), Path(settings.TOKENIZER_PATH)
     missing = missing_data(data_path, tokenizer_path)

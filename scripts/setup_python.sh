@@ -5,9 +5,9 @@
 #   setup_python requirements-cuda.txt [more requirements files]
 #   "$PGL_PYTHON" train_gpt.py ...
 #
-# 1. $PYTHON if it is set, otherwise the first of python3, python3.14, … python3.11 and python that is 3.11
-#    to 3.14 (for newer ones there may be no wheels yet), or else newer. If it has every package of the files, it is
-#    used as it is and nothing is installed.
+# 1. $PYTHON if it is set, otherwise the first of PGL_PYTHONS (bare_python.sh) that is 3.11 to 3.14 (for newer ones
+#    there may be no wheels yet), or else newer. If it has every package of the files, it is used as it is and nothing
+#    is installed.
 # 2. Otherwise .venv in the repository root, made from that Python where there is none. The files are installed there
 #    with pip. A file that was installed in full leaves a stamp with its checksum, so an interrupted install is
 #    taken up again, an edited file is installed anew, and a finished one costs nothing.
@@ -17,6 +17,7 @@
 PGL_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PGL_VENV="$PGL_ROOT/.venv"
 PGL_MISSING="$PGL_ROOT/scripts/missing_packages.py"
+. "$PGL_ROOT/scripts/bare_python.sh"
 
 _pgl_say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -27,17 +28,13 @@ _pgl_fail() {
   exit 1
 }
 
-_pgl_new_enough() { # Python, first minor version that is too new
-  "$1" -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, ${2:-999}))" >/dev/null 2>&1
-}
-
 # Prints the path of the Python to start from, or nothing when there is none that is new enough.
 _pgl_find_python() {
-  local name too_new names=(python3 python3.14 python3.13 python3.12 python3.11 python)
+  local name too_new names=("${PGL_PYTHONS[@]}")
   if [ -n "${PYTHON:-}" ]; then names=("$PYTHON"); fi # the one asked for, or none
   for too_new in 15 999; do
     for name in "${names[@]}"; do
-      if _pgl_new_enough "$name" "$too_new"; then
+      if pgl_new_enough "$name" "$too_new"; then
         "$name" -c 'import sys; print(sys.executable)'
         return
       fi
@@ -103,7 +100,7 @@ setup_python() {
   fi
 
   venv_python="$(_pgl_venv_python)"
-  if ! { _pgl_new_enough "$venv_python" && _pgl_has_pip "$venv_python"; }; then
+  if ! { pgl_new_enough "$venv_python" && _pgl_has_pip "$venv_python"; }; then
     _pgl_say "$base lacks $missing"
     _pgl_make_venv "$base"
     venv_python="$(_pgl_venv_python)"

@@ -640,6 +640,7 @@ def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, str
         ('import subprocess; subprocess.Popen(["/sbin/ldconfig", "-p"])', True),
         ('import subprocess; subprocess.Popen(["/sbin/ldconfig", "-p"], preexec_fn=print)', True),
         ('import ctypes.util as u; u.subprocess.Popen(["/sbin/ldconfig", "-v"])', True),
+        ('import os; os.posix_spawn("/sbin/ldconfig", ["/sbin/ldconfig", "-p"], {})', True),
     ],
 )
 def test_looking_for_a_library_is_no_offence(score, body, refused):

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHELL_FILES = sorted([*ROOT.glob("scripts/*.sh"), ROOT / ".ci" / "run"])
 
-# Behaves by the files beside it: old, new, no_pip, no_venv, no_pip_network, and has_<requirements file> for what is installed.
+# Behaves by the files beside it: old, new, no_pip, no_venv, and has_<requirements file> for what is installed.
 FAKE_PYTHON = f"""#!/bin/sh
 here="$(dirname "$0")"
 echo "$(basename "$here")/$(basename "$0") $*" >>"$CALLS"

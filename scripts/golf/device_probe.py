@@ -63,7 +63,7 @@ def probe_torch(calibrate: bool) -> dict[str, object]:
         out["triton"] = triton.__version__
     except Exception as e:
         out["triton_missing"] = type(e).__name__
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it has only its own folder there
     from golf.needs import compiling_lacks
 
     out["compiling_lacks"] = compiling_lacks()
