@@ -160,7 +160,7 @@ def differences(a: Result, b: Result) -> list[str]:
     """What was changed between two configurations, a line each."""
     lines = []
     if a.facts.about["code_sha256"] != b.facts.about["code_sha256"]:
-        lines.append(f"source: diff {b.folder / 'train_gpt.py'} {a.folder / 'train_gpt.py'}")
+        lines.append(f"source: python3 scripts/pack_code.py --diff {b.folder / 'train_gpt.py'} {a.folder / 'train_gpt.py'}")
     theirs, ours = b.facts.shared_settings(), a.facts.shared_settings()
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):

@@ -3,14 +3,17 @@
     python3 scripts/pack_code.py train_gpt.py packed/train_gpt.py
     python3 packed/train_gpt.py --config configs/local_4090_baseline.env
     python3 scripts/pack_code.py --expand packed/train_gpt.py readable.py
+    python3 scripts/pack_code.py --diff runs/old/train_gpt.py runs/new/train_gpt.py
 
-Train with the packed file: the run folder then holds it, and make_record.sh puts the readable source beside it. --expand gives the
-source back without running anything. Exit status: 0 done, 2 bad input. Standard library only.
+Train with the packed file, as the run scripts do where a config sets TARGET_BYTES: the run folder then holds it, and make_record.sh puts
+the readable source beside it. --expand gives the source back without running anything, --diff shows what two sources, packed or not,
+differ in. Exit status: 0 done, 2 bad input. Standard library only.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from pathlib import Path
 
@@ -19,12 +22,18 @@ from golf import source
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--expand", action="store_true", help="from packed to readable")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--expand", action="store_true", help="from packed to readable")
+    what.add_argument("--diff", action="store_true", help="print the lines in which two sources differ")
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     args = parser.parse_args(argv)
     try:
         data = args.source.read_bytes()
+        if args.diff:
+            texts = [source.readable(x).decode("utf-8", "replace").splitlines() for x in (data, args.target.read_bytes())]
+            print(*difflib.unified_diff(*texts, str(args.source), str(args.target), lineterm=""), sep="\n")
+            return 0
         made = source.expand(data) if args.expand else source.pack(data)
         if not args.expand and source.expand(made) != data:
             raise source.SourceError("the packed file does not expand to its source")

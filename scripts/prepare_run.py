@@ -1,16 +1,21 @@
 """What the run scripts do before training: check settings, device and data, and fetch or build missing data.
 
-    python3 scripts/prepare_run.py train_gpt --config configs/local_cpu_smoke.env [KEY=VALUE ...]
+    python3 scripts/prepare_run.py train_gpt [--train [--packed | --readable]] --config configs/local_cpu_smoke.env [KEY=VALUE ...]
 
-The arguments after the trainer's name are the trainer's own. In this order, so that nothing is fetched for a run that
-could not start: settings, device, compiler, data. Silent when all is there. Exit status 2 when something has to be mended first.
+All other arguments are the trainer's own. In this order, so that nothing is fetched for a run that could not start: settings,
+device, compiler, data. Silent when all is there. Exit status 2 when something has to be mended first. Run it in the repository root.
+
+With --train, this process then becomes the trainer. It trains with a self-extracting copy of the source where TARGET_BYTES is set, since
+there each byte less of code is one more for the weights; --readable: with the source as it is; --packed: with the copy anyway.
 """
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+from golf import source
 from golf.needs import compiling_lacks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +58,7 @@ def command_for(data_path):
 
 
 def prepare(trainer, argv):
-    """Raises trainer.UserError for whatever keeps the run from starting."""
+    """The settings of a run. Raises trainer.UserError for whatever keeps it from starting."""
     settings = trainer.load_settings(argv)
     runtime = trainer.resolve_device(settings)
     torch_compiles = trainer.__name__ == "train_gpt" and getattr(runtime, "compile", False)  # an edited trainer may not say
@@ -62,7 +67,7 @@ def prepare(trainer, argv):
     data_path, tokenizer_path = Path(settings.DATA_PATH), Path(settings.TOKENIZER_PATH)
     missing = missing_data(data_path, tokenizer_path)
     if not missing:
-        return
+        return settings
     command = command_for(data_path)
     if command is None:
         raise trainer.UserError(
@@ -77,21 +82,41 @@ def prepare(trainer, argv):
     missing = missing_data(data_path, tokenizer_path)
     if missing:
         raise trainer.UserError(f"{line} ran, but there still is no {missing}; check DATA_PATH and TOKENIZER_PATH")
+    return settings
+
+
+def packed_copy(name):
+    """Write packed/NAME.py, the trainer as one self-extracting file, and return its path from the repository root."""
+    readable, path = ROOT / f"{name}.py", f"packed/{name}.py"
+    target = ROOT / path
+    packed = source.pack(readable.read_bytes())
+    target.parent.mkdir(exist_ok=True)
+    part = target.with_suffix(f".{os.getpid()}")  # two runs may start at once
+    part.write_bytes(packed)
+    part.replace(target)
+    size = readable.stat().st_size
+    print(f"{path}: {size} bytes of code as {len(packed)}, its lines numbered as in {name}.py; --readable goes without", flush=True)
+    return path
 
 
 def main(argv):
     if not argv or argv[0].startswith("-"):
         raise SystemExit(__doc__)
-    trainer, argv = import_trainer(argv[0]), argv[1:]
-    if "-h" in argv or "--help" in argv:
-        return 0  # the trainer prints it
+    name, own = argv[0], {"--train", "--packed", "--readable"} & {*argv}
+    trainer, argv = import_trainer(name), [x for x in argv[1:] if x not in own]
+    file = f"{name}.py"
     try:
-        prepare(trainer, argv)
-    except trainer.UserError as e:
+        if not {"-h", "--help"} & {*argv}:  # the trainer prints it
+            settings = prepare(trainer, argv)
+            if "--train" in own and ("--packed" in own or (getattr(settings, "TARGET_BYTES", 0) and "--readable" not in own)):
+                file = packed_copy(name)
+    except (trainer.UserError, source.SourceError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    if "--train" in own:
+        os.execv(sys.executable, [sys.executable, file, *argv])
     return 0
 
 

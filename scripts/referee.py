@@ -38,7 +38,7 @@ from golf.jail import SYSTEM_PATHS
 from golf.records import ROOT, digest
 from golf.rules import check_folder
 from golf.runs import sha256_of
-from golf.source import SourceError, expand, is_packed, parse
+from golf.source import SourceError, parse, readable
 from golf.texts import TextError, read_json, safe
 
 SAME_CARD_BPB, CPU_BPB, OTHER_BPB = 1e-5, 1e-4, 1e-3  # how far a verified score may be from the claim; logs do not say which CPU
@@ -628,7 +628,7 @@ class Referee:
 def needs_mlx(code: bytes) -> bool:
     """Whether a trainer computes with MLX alone, and has no Scorer of its own. Raises NoReferee."""
     try:
-        tree = parse(expand(code) if is_packed(code) else code)
+        tree = parse(readable(code))
     except SourceError as e:
         raise NoReferee(f"train_gpt.py cannot be read: {e}") from None
     imported = {alias.name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

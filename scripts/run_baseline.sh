@@ -1,15 +1,16 @@
 # shellcheck shell=bash
 # What run_cuda_baseline.sh and run_mlx_baseline.sh have in common. Sourced, never run by itself.
 #
-#   run_baseline TRAINER REQUIREMENTS CONFIG [--packed] [KEY=VALUE ...]
+#   run_baseline TRAINER REQUIREMENTS CONFIG [--packed | --readable] [KEY=VALUE ...]
 #
-# --packed trains with a self-extracting copy of the trainer, whose code takes a third of the bytes: the rest goes to the weights.
+# Where the config sets TARGET_BYTES, a self-extracting copy of the trainer trains, whose code takes a third of the bytes: the rest goes
+# to the weights. --readable trains with the source as it is, --packed with the copy whatever the config says.
 
 . "$(dirname "${BASH_SOURCE[0]}")/setup_python.sh"
 
 _pgl_usage() { # line that says what is wrong
   printf 'error: %s\n' "$1" >&2
-  printf 'usage: bash %s CONFIG [--packed] [KEY=VALUE ...], with one of these as CONFIG:\n' "$0" >&2
+  printf 'usage: bash %s CONFIG [--packed | --readable] [KEY=VALUE ...], with one of these as CONFIG:\n' "$0" >&2
   (cd "$PGL_ROOT" && printf '       %s\n' configs/*.env) >&2
   exit 2
 }
@@ -21,11 +22,6 @@ run_baseline() {
     -* | *=*) _pgl_usage "the first argument is $config; the config comes first" ;;
   esac
   shift 3
-  local source="$trainer.py" argument
-  for argument in "$@"; do # --packed is ours, wherever it stands; the rest is the trainer's
-    shift
-    if [ "$argument" = --packed ]; then source="packed/$trainer.py"; else set -- "$@" "$argument"; fi
-  done
 
   # A config is looked for where the command was typed, then in the repository root, where everything runs.
   if [ -f "$config" ]; then
@@ -36,10 +32,5 @@ run_baseline() {
 
   cd "$PGL_ROOT" || exit 1
   setup_python "$requirements"
-  "$PGL_PYTHON" scripts/prepare_run.py "$trainer" --config "$config" "$@"
-  if [ "$source" != "$trainer.py" ]; then
-    rm -f "$source"
-    "$PGL_PYTHON" scripts/pack_code.py "$trainer.py" "$source"
-  fi
-  exec "$PGL_PYTHON" "$source" --config "$config" "$@"
+  exec "$PGL_PYTHON" scripts/prepare_run.py "$trainer" --train --config "$config" "$@"
 }

@@ -3,7 +3,7 @@
 # Hardware: one CUDA GPU, or the CPU with a config that says DEVICE=cpu.
 # Example:  bash scripts/run_cuda_baseline.sh configs/local_4090_baseline.env
 #           bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env SEED=2 RUN_ID=second
-# With --packed behind the config, a self-extracting copy trains. The rest (KEY=VALUE, options) goes to train_gpt.py as it is.
+# A config with TARGET_BYTES trains with a self-extracting copy; --readable, --packed: otherwise. The rest goes to train_gpt.py as it is.
 set -euo pipefail
 
 . "$(dirname "${BASH_SOURCE[0]}")/run_baseline.sh"

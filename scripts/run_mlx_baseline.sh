@@ -4,7 +4,7 @@
 # Hardware: a Mac with Apple silicon (open-hardware lane), or a Linux CPU.
 # Example:  bash scripts/run_mlx_baseline.sh configs/local_apple_mlx.env
 #           bash scripts/run_mlx_baseline.sh configs/local_apple_smoke.env SEED=2 RUN_ID=second
-# With --packed behind the config, a self-extracting copy trains. The rest (KEY=VALUE, options) goes to train_gpt_mlx.py as it is.
+# A config with TARGET_BYTES trains with a self-extracting copy; --readable, --packed: otherwise. The rest goes to train_gpt_mlx.py as it is.
 set -euo pipefail
 
 . "$(dirname "${BASH_SOURCE[0]}")/run_baseline.sh"

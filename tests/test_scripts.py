@@ -59,7 +59,8 @@ def load_settings(argv):
     if "BAD" in pairs:
         raise UserError("BAD is no setting")
     return SimpleNamespace(**{"DEVICE": "cpu", "DATA_PATH": "data/datasets/embedded_sp1024",
-                              "TOKENIZER_PATH": "data/tokenizers/embedded.model"} | pairs)
+                              "TOKENIZER_PATH": "data/tokenizers/embedded.model"} | pairs |
+                              {"TARGET_BYTES": int(pairs.get("TARGET_BYTES", 0))})
 
 def resolve_device(s):
     if s.DEVICE == "cuda":
@@ -159,15 +160,30 @@ def test_arguments_reach_the_trainer_unchanged(ready, name, trainer):
     assert ready.calls(f"missing_packages.py requirements-{name}.txt")
 
 
-def test_packed_runs_a_self_extracting_copy(ready):
-    (ready.bin / "rm").symlink_to(shutil.which("rm"))
-    for argument, line in (("A=1", ("--packed", "A=1")), ("A=2", ("A=2", "--packed"))):  # the second time it is packed anew
-        done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", *line)
+@pytest.mark.parametrize(
+    "line,packed",
+    [(["A=1"], False), (["--packed", "A=1"], True), (["A=1", "--packed"], True),
+     (["TARGET_BYTES=9"], True), (["TARGET_BYTES=9", "--readable"], False), (["TARGET_BYTES=0"], False)],
+)  # fmt: skip
+def test_where_bytes_of_code_count_a_self_extracting_copy_trains(ready, line, packed):
+    done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", *line)
+    assert done.returncode == 0, done.stderr
+    *said, got = done.stdout.splitlines()
+    assert [x.split(":")[0] for x in said] == ["packed/train_gpt.py"] * packed
+    assert json.loads(got)["script"] == "packed/" * packed + "train_gpt.py"
+    assert json.loads(got)["argv"] == ["--config", "configs/some.env", *(x for x in line if "--" not in x)]
+
+
+def test_a_packed_trainer_is_always_of_the_source_that_is_there(ready):
+    for text in (FAKE_TRAINER, FAKE_TRAINER + "# edited"):
+        (ready.root / "train_gpt.py").write_text(text)
+        done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", "--packed")
         assert done.returncode == 0, done.stderr
-        said, got = done.stdout.splitlines()
-        assert said.startswith("packed/train_gpt.py: ")
-        assert json.loads(got)["script"] == "packed/train_gpt.py"
-        assert json.loads(got)["argv"] == ["--config", "configs/some.env", argument]
+    diff = [sys.executable, "scripts/pack_code.py", "--diff", "packed/train_gpt.py", "train_gpt.py"]
+    assert subprocess.run(diff, cwd=ready.root, check=True, capture_output=True, text=True).stdout.strip() == ""
+    (ready.root / "train_gpt.py").write_text(FAKE_TRAINER + "# again")
+    assert "-# edited\n+# again" in subprocess.run(diff, cwd=ready.root, check=True, capture_output=True, text=True).stdout
+    (ready.root / "train_gpt.py").write_text(FAKE_TRAINER + "# edited")
     expand = [sys.executable, "scripts/pack_code.py", "--expand", "packed/train_gpt.py", "readable.py"]
     subprocess.run(expand, cwd=ready.root, check=True, capture_output=True)
     assert (ready.root / "readable.py").read_bytes() == (ready.root / "train_gpt.py").read_bytes()

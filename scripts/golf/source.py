@@ -45,6 +45,11 @@ def is_packed(data: bytes) -> bool:
     return data.startswith(HEAD) and data.endswith(TAIL)
 
 
+def readable(data: bytes) -> bytes:
+    """The source of a trainer, packed or not. Raises SourceError."""
+    return expand(data) if is_packed(data) else data
+
+
 def expand(data: bytes) -> bytes:
     """The source inside a packed trainer, without running it. Raises SourceError."""
     if not is_packed(data):
