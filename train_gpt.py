@@ -1446,7 +1446,7 @@ class Run:
             raise
     def eval_only(self, path: Path) -> int:
         if (copy := path.parent / "train_gpt.py").is_file() and copy.read_bytes() != SOURCE:
-            self.log(f"note: another source made this run; its own scores it so: python3 {copy} --eval-only {path}")
+            self.log(f"note: this run has its own source, edited or packed, which scores it so: python3 {copy} --eval-only {path}")
         result, _ = self.score_artifact(path)
         self.log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
         return 0
