@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         data = args.source.read_bytes()
         if args.diff:
             texts = [source.readable(x).decode("utf-8", "replace").splitlines() for x in (data, args.target.read_bytes())]
-            print(*difflib.unified_diff(*texts, str(args.source), str(args.target), lineterm=""), sep="\n")
+            lines = difflib.unified_diff(*texts, str(args.source), str(args.target), lineterm="")
+            print("\n".join(lines) or f"{args.source} and {args.target} are the same source")
             return 0
         made = source.expand(data) if args.expand else source.pack(data)
         if not args.expand and source.expand(made) != data:

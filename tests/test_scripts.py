@@ -181,7 +181,7 @@ def test_a_packed_trainer_is_always_of_the_source_that_is_there(ready):
         done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", "--packed")
         assert done.returncode == 0, done.stderr
     diff = [sys.executable, "scripts/pack_code.py", "--diff", "packed/train_gpt.py", "train_gpt.py"]
-    assert subprocess.run(diff, cwd=ready.root, check=True, capture_output=True, text=True).stdout.strip() == ""
+    assert subprocess.run(diff, cwd=ready.root, check=True, capture_output=True, text=True).stdout.endswith("are the same source\n")
     (ready.root / "train_gpt.py").write_text(FAKE_TRAINER + "# again")
     assert "-# edited\n+# again" in subprocess.run(diff, cwd=ready.root, check=True, capture_output=True, text=True).stdout
     (ready.root / "train_gpt.py").write_text(FAKE_TRAINER + "# edited")
