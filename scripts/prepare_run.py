@@ -87,35 +87,37 @@ def prepare(trainer, argv):
 
 def packed_copy(name):
     """Write packed/NAME.py, the trainer as one self-extracting file, and return its path from the repository root."""
-    readable, path = ROOT / f"{name}.py", f"packed/{name}.py"
-    target = ROOT / path
-    packed = source.pack(readable.read_bytes())
-    target.parent.mkdir(exist_ok=True)
-    part = target.with_suffix(f".{os.getpid()}")  # two runs may start at once
+    readable, path = (ROOT / f"{name}.py").read_bytes(), Path("packed") / f"{name}.py"
+    packed = source.pack(readable)
+    (ROOT / path.parent).mkdir(exist_ok=True)
+    part = ROOT / path.with_suffix(f".{os.getpid()}")  # replaced whole, since two runs may start at once
     part.write_bytes(packed)
-    part.replace(target)
-    size = readable.stat().st_size
-    print(f"{path}: {size} bytes of code as {len(packed)}, its lines numbered as in {name}.py; --readable goes without", flush=True)
-    return path
+    part.replace(ROOT / path)
+    print(f"{path}: {len(readable)} bytes of code as {len(packed)}, lines numbered as in {name}.py; --readable goes without", flush=True)
+    return str(path)
 
 
 def main(argv):
     if not argv or argv[0].startswith("-"):
         raise SystemExit(__doc__)
-    name, own = argv[0], {"--train", "--packed", "--readable"} & {*argv}
-    trainer, argv = import_trainer(name), [x for x in argv[1:] if x not in own]
+    name, options = argv[0], {"--train", "--packed", "--readable"} & {*argv}  # ours, wherever they stand; the rest is the trainer's
+    trainer, argv = import_trainer(name), [x for x in argv[1:] if x not in options]
     file = f"{name}.py"
+    if {"--packed", "--readable"} <= options:
+        print("error: --packed and --readable exclude each other; type one of them", file=sys.stderr)
+        return 2
     try:
         if not {"-h", "--help"} & {*argv}:  # the trainer prints it
             settings = prepare(trainer, argv)
-            if "--train" in own and ("--packed" in own or (getattr(settings, "TARGET_BYTES", 0) and "--readable" not in own)):
+            wants_bytes = getattr(settings, "TARGET_BYTES", 0) and "--readable" not in options  # an edited trainer may have no such setting
+            if "--train" in options and (wants_bytes or "--packed" in options):
                 file = packed_copy(name)
     except (trainer.UserError, source.SourceError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    if "--train" in own:
+    if "--train" in options:
         os.execv(sys.executable, [sys.executable, file, *argv])
     return 0
 

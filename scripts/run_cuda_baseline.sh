@@ -3,7 +3,8 @@
 # Hardware: one CUDA GPU, or the CPU with a config that says DEVICE=cpu.
 # Example:  bash scripts/run_cuda_baseline.sh configs/local_4090_baseline.env
 #           bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env SEED=2 RUN_ID=second
-# A config with TARGET_BYTES trains with a self-extracting copy; --readable, --packed: otherwise. The rest goes to train_gpt.py as it is.
+# Where the config sets TARGET_BYTES, a self-extracting copy of train_gpt.py trains; --readable: not there, --packed: everywhere.
+# All other arguments go to train_gpt.py as they are.
 set -euo pipefail
 
 . "$(dirname "${BASH_SOURCE[0]}")/run_baseline.sh"

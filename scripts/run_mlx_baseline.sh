@@ -4,7 +4,8 @@
 # Hardware: a Mac with Apple silicon (open-hardware lane), or a Linux CPU.
 # Example:  bash scripts/run_mlx_baseline.sh configs/local_apple_mlx.env
 #           bash scripts/run_mlx_baseline.sh configs/local_apple_smoke.env SEED=2 RUN_ID=second
-# A config with TARGET_BYTES trains with a self-extracting copy; --readable, --packed: otherwise. The rest goes to train_gpt_mlx.py as it is.
+# Where the config sets TARGET_BYTES, a self-extracting copy of train_gpt_mlx.py trains; --readable: not there, --packed: everywhere.
+# All other arguments go to train_gpt_mlx.py as they are.
 set -euo pipefail
 
 . "$(dirname "${BASH_SOURCE[0]}")/run_baseline.sh"

@@ -175,6 +175,11 @@ def test_where_bytes_of_code_count_a_self_extracting_copy_trains(ready, line, pa
     assert json.loads(got)["argv"] == ["--config", "configs/some.env", *(x for x in line if "--" not in x)]
 
 
+def test_packed_and_readable_exclude_each_other(ready):
+    done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", "--packed", "--readable")
+    assert (done.returncode, done.stdout) == (2, "") and "--packed and --readable exclude each other" in done.stderr
+
+
 def test_a_packed_trainer_is_always_of_the_source_that_is_there(ready):
     for text in (FAKE_TRAINER, FAKE_TRAINER + "# edited"):
         (ready.root / "train_gpt.py").write_text(text)

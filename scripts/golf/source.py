@@ -30,7 +30,7 @@ class SourceError(Exception):
 
 
 def pack(source: bytes) -> bytes:
-    """The self-extracting form of a source. Raises SourceError when the source is no Python."""
+    """The self-extracting form of a source. Raises SourceError when the source is no Python, or does not come out of it again."""
     try:
         compile(source, "source", "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as e:
@@ -38,7 +38,10 @@ def pack(source: bytes) -> bytes:
     stream = lzma.compress(source, lzma.FORMAT_RAW, filters=FILTERS)
     escaped = b"".join(ESCAPES.get(byte, bytes([byte])) for byte in stream)
     escaped = re.sub(rb"\\0(?=[0-7])", rb"\\x00", escaped)  # \01 would be another character
-    return HEAD + escaped + TAIL
+    packed = HEAD + escaped + TAIL
+    if expand(packed) != source:
+        raise SourceError("the packed file does not expand to its source")
+    return packed
 
 
 def is_packed(data: bytes) -> bool:
