@@ -104,13 +104,13 @@ COMMON_SETTINGS = [
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
     Setting("NGRAM_CACHE", 0, (0, 16), "scoring also asks what followed the last 1, 2 and up to so many tokens before; 0: it does not"),
-    Setting("TTT_LR", 0.0, (0.0, 1.0), "test-time training on each window once it is scored: share of the learning rates; 0: none"),
+    Setting("TTT_LR", 0.0, (0.0, 0.01), "test-time training on each window once it is scored: Adam learning rate; 0: none"),
     Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets on which the weights before export are scored too, for the export gap"),
 ]
 # What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
 MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
-LATER_KEYS = """MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT NGRAM_CACHE TTT_LR MATRIX_LR EMBED_LR
-VECTOR_LR MUON_MOMENTUM MUON_MOMENTUM_WARMUP_STEPS MUON_NS_STEPS MUON_WEIGHT_DECAY GRAD_CLIP_NORM ADAM_BETA1 ADAM_BETA2 ADAM_EPS""".split()
+LATER_KEYS = "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT NGRAM_CACHE TTT_LR".split()
+FORMER_KEYS = {x.name for x in COMMON_SETTINGS if re.match("ADAM|MUON|GRAD|(MATRIX|EMBED|VECTOR)_LR", x.name)}  # read, unused
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
 
@@ -119,8 +119,7 @@ class Settings:
     def __init__(self, table: list[Setting]):
         self.table = {x.name: x for x in table}
         self.values = {x.name: x.default for x in table}
-        self.sources = dict.fromkeys(self.table, "default")
-        self.warnings: list[str] = []
+        self.sources, self.warnings = dict.fromkeys(self.table, "default"), []
     def __getattr__(self, name: str) -> int | float | str:
         if name.startswith("_") or name not in self.values: raise AttributeError(f"no setting is called {name}")
         return self.values[name]
@@ -176,7 +175,6 @@ def check_settings(s: Settings) -> None:
     if width // s.NUM_HEADS % 2: raise UserError(f"MODEL_DIM={width} makes heads of odd width: no RoPE; {nearby(width, 2 * s.NUM_HEADS)}")
     if stride > length: raise UserError(f"EVAL_STRIDE={stride} leaves targets out; allowed: up to EVAL_SEQ_LEN={length}")
     if not limit: raise UserError("MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them")
-
 def command_line() -> argparse.ArgumentParser:
     table, raw = Settings(SETTINGS).help_table(), argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, epilog=table, formatter_class=raw)
@@ -187,7 +185,6 @@ def command_line() -> argparse.ArgumentParser:
     what.add_argument("--resume", metavar="RUN_FOLDER", help="go on with an interrupted run")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings, listed below")
     return parser
-
 def check_resumable(folder: Path, source: bytes) -> None:
     """Raises UserError if no run began in a folder, if it is finished, or was begun with another source."""
     if (folder / "result.json").exists():
@@ -362,7 +359,6 @@ class TrainSequences:
         """This device's share of the batch of a step: (sequences, seq_len + 1) int32."""
         first = step * self.batch_size + self.rank * self.share
         return np.stack([self.sequence(first + i) for i in range(self.share)]).astype(np.int32)
-
 def prefetch(make: Callable[[int], object], first: int, depth: int = 3) -> Iterator[object]:
     """Yields make(first), make(first + 1), …, computed in a thread, `depth` ahead. Raises what `make` raises."""
     with ThreadPoolExecutor(1) as pool:
@@ -422,7 +418,6 @@ def audit_bytes(tokens: np.ndarray, table: ByteTable, name: str = "DATA_PATH") -
         if table.encode and sum(table.encode(x)[:64] == ids for x, ids in heads) < len(heads) / 2:
             raise DataError(f"the documents' text does not give their tokens again: another tokenizer than TOKENIZER_PATH made {name}")
     return int(sums[-1])
-
 def bits_per_byte(nats: np.ndarray, target_bytes: np.ndarray) -> tuple[float, float]:
     """(val_loss, val_bpb): mean nats per token, and (mean nats / ln 2) * (tokens / bytes)."""
     total = float(np.sum(nats, dtype=np.float64))
@@ -464,13 +459,11 @@ def linear(x: Tensor, *weights: Tensor, scale: Tensor | None = None) -> Tensor:
     for watch in WATCH: watch(x, weights)
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     return F.linear(x, (weight if scale is None else scale[:, None] * weight).to(x.dtype))
-
 def convolve(x: Tensor, taps: Tensor) -> Tensor:
     """Short causal convolution: each of (B, T, D) gets shares `taps` (reach, D) of those before it, a filter a channel (Canon layers,
     arXiv:2512.17351). Rolled after the product, so that no rolled copy is kept; masked, as padding would be a CUDA kernel more."""
     left = torch.arange(x.size(1), 0, -1, device=x.device)[:, None]  # tokens from here to the end
     return x + sum(torch.roll(tap * x * (left > back), back, 1) for back, tap in enumerate(taps.to(x.dtype), 1))
-
 def rotary_table(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
     frequency = base ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
@@ -682,8 +675,7 @@ class Optimizer:
 # shared: begin schedule
 def lr_scale(s: Settings, step: int, progress: float) -> float:
     """Share of the full learning rates: a rise over WARMUP_STEPS, then flat, then a line down to 0 over WARMDOWN_FRAC."""
-    rise = min(1.0, (step + 1) / (s.WARMUP_STEPS + 1))
-    return rise * min(1.0, (1.0 - progress) / s.WARMDOWN_FRAC if s.WARMDOWN_FRAC else 1.0)
+    return min(1.0, (step + 1) / (s.WARMUP_STEPS + 1)) * min(1.0, (1.0 - progress) / s.WARMDOWN_FRAC if s.WARMDOWN_FRAC else 1.0)
 def muon_momentum(s: Settings, step: int) -> float:
     share = min(1.0, step / s.MUON_MOMENTUM_WARMUP_STEPS) if s.MUON_MOMENTUM_WARMUP_STEPS else 1.0
     return s.MUON_MOMENTUM_START + share * (s.MUON_MOMENTUM - s.MUON_MOMENTUM_START)
@@ -755,52 +747,67 @@ class Cache:
         weights = (cells[:, 0] > 0) * np.exp(np.stack([gates[x].sum(0) for gates, x in zip(self.gates, cells)]))
         total = 1 + weights.sum(0)
         return weights / total, (p + np.einsum("on,o...n->...n", weights, finds)) / total
-    def learn(self, p: np.ndarray, finds: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        """Score targets, (n,), then take an AdaGrad step on all the learned numbers: nats (n,)."""
+    def learn(self, p: np.ndarray, finds: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Score targets, then take an AdaGrad step on all the learned numbers: nats (n,), and the model's part in each mixture (n,)."""
         shares, mixed = self.mix(p, finds, cells)
         push = np.stack([np.bincount(x.ravel(), np.tile(y, 3), CACHE_CELLS) for x, y in zip(cells, shares * (finds / mixed - 1))])
         self.squares += push**2
         self.gates += 0.35 * push / np.sqrt(self.squares)
-        return -np.log(mixed)
-def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
-    """Nats (n,) of a model on a stream (n + 1,), nan past a limit -> of its mixture with the cache, which learns after each window."""
-    mixed, n = nats.copy(), np.count_nonzero(~np.isnan(nats))
-    tokens, documents, p = tokens[: n + 1].astype(np.int64), np.cumsum(tokens == BOS), np.exp(-nats[:n].astype(np.float64))
+        return -np.log(mixed), p * (1 - shares.sum(0)) / mixed
+def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice], tuple[np.ndarray, np.ndarray]]:
+    """A cache for a stream (n + 1,), its finds looked up ahead: a function of a model's nats (n,) and where to learn next, Cache.learn."""
+    tokens, documents, n = tokens.astype(np.int64), np.cumsum(tokens == BOS), len(tokens) - 1
     def look_up(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found, shares, cells = cache_finds(tokens, documents, last_copies(hashes), np.arange(n))
         return (shares * (found == tokens[1:])).sum(0), cells.astype(np.int16)
     finds, cells = (np.stack(x) for x in zip(*map(look_up, context_hashes(tokens[:-1], documents[:n], orders))))
     cache = Cache(len(finds))
-    for z in (slice(first, end) for _, end, first in score_windows(n, seq_len, stride)):
-        mixed[z] = cache.learn(p[z], finds[:, z], cells[..., z])
+    return lambda nats, z: cache.learn(np.exp(-nats[z].astype(np.float64)), finds[:, z], cells[..., z])
+def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
+    """Nats (n,) of a model on a stream (n + 1,), nan past a limit -> of its mixture with the cache, which learns after each window."""
+    mixed, n = nats.copy(), np.count_nonzero(~np.isnan(nats))
+    learn = cache_beside(tokens[: n + 1], orders)
+    for z in (slice(first, end) for _, end, first in score_windows(n, seq_len, stride)): mixed[z], _ = learn(nats, z)
     return mixed
 # shared: end cache
 
+class Learner(torch.optim.Adam):
+    """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432)."""
+    def __init__(self, model: GPT, lr: float): super().__init__([p for p in model.parameters() if p.numel()], lr, (0.0, 0.99), 0.003)
+    def learn(self, nats: Tensor, own: np.ndarray) -> None:
+        """Learn from targets that are scored: the model's nats (n,), and its part in each mixture (n,), as the cache knows the rest."""
+        torch.use_deterministic_algorithms(True, warn_only=True)  # in any order of sums, a GPU would come to another score each time
+        (nats * torch.from_numpy(own).to(nats)).mean().backward()
+        torch.use_deterministic_algorithms(False)
+        self.step()
+        self.zero_grad()
 def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0,
           ttt: float = 0) -> np.ndarray:
     """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`. With `ttt`, the model learns
-    from each window once it is scored, at that share of the rates, uncompiled as the referee does, and is put back at the end."""
+    from each window once it is scored, at that rate, uncompiled as the referee does, and is put back at the end."""
     n = len(tokens) - 1
     batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
-    nats, stream = np.zeros(n, np.float32), torch.from_numpy(tokens.astype(np.int64)).to(r.device)
+    nats, stream, end = np.zeros(n, np.float32), torch.from_numpy(tokens.astype(np.int64)).to(r.device), batches[-1][0][-1] + batches[-1][1]
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others, or a few, are not worth a compilation
     compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and not ttt and len(batches) > 256 else model.nats
     if compiled != model.nats: torch._dynamo.config.suppress_errors = True  # what fails to compile is scored without
-    learner, weights = (Optimizer(model, s, dataclasses.replace(r, compile=False)), model.weights()) if ttt else (None, {})
+    learner, weights = (Learner(model, ttt), model.weights()) if ttt else (None, {})
+    mix = cache_beside(tokens[: end + 1], s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats[z], np.ones_like(nats[z]))
     mine = batches if ttt else batches[r.rank :: r.world]
     with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):
-        for i, (starts, length, last) in enumerate(mine):
+        for starts, length, last in mine:
             rows = torch.from_numpy(starts[:, None] + np.arange(length)).to(r.device)
             values = (compiled if (len(starts), last) == usual else model.nats)(stream[rows], stream[rows + 1], last)
-            nats[starts[:, None] + np.arange(length - last, length)] = values.detach().view(-1, last).cpu().numpy()
+            where = starts[:, None] + np.arange(length - last, length)
+            nats[where] = values.detach().view(-1, last).cpu().numpy()
             if learner:
-                values.mean().backward()
-                learner.step(s.MUON_MOMENTUM_WARMUP_STEPS + i, ttt)
+                nats[where[0]], own = mix(nats, where[0])
+                learner.learn(values, own)
             bar(values.numel())
     if learner: model.load_weights(weights)
     elif r.world > 1: dist.all_reduce(torch.from_numpy(nats), group=r.control)  # each position is scored by one rank and 0 elsewhere
-    nats[batches[-1][0][-1] + batches[-1][1] :] = np.nan
-    return with_cache(nats, tokens, seq_len, stride, s.NGRAM_CACHE) if s.NGRAM_CACHE else nats
+    nats[end:] = np.nan
+    return with_cache(nats, tokens, seq_len, stride, s.NGRAM_CACHE) if s.NGRAM_CACHE and not ttt else nats
 
 # Artifact: encode and decode ==========================================================================================
 # shared: begin artifact
@@ -977,7 +984,7 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         header = json.loads(stream.decompress(body[:header_size], MAX_HEADER_BYTES))
         model = dict(header["model"])
         tensors = [(str(name), tuple(int(n) for n in shape), int(bits)) for name, shape, bits in header["tensors"]]
-        known = set(MODEL_KEYS) <= set(model) <= set(MODEL_KEYS + LATER_KEYS)
+        known = set(MODEL_KEYS) <= set(model) <= {*MODEL_KEYS, *LATER_KEYS, *FORMER_KEYS}
         if not stream.eof or stream.unused_data or not known or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
             raise ValueError("it is cut or too long, has other keys than this version writes, or names a tensor twice")
         for name, shape, bits in tensors:
@@ -1031,8 +1038,7 @@ def atomic_write(path: Path, write: Callable) -> None:
 
 class Clock:
     """Seconds by span. Only the spans `train` and `export` belong to the training clock."""
-    def __init__(self):
-        self.seconds, self.current, self.mark = {}, "", 0.0
+    def __init__(self): self.seconds, self.current, self.mark = {}, "", 0.0
     @contextlib.contextmanager
     def span(self, name: str, synchronize: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Book a stretch under `name`; inside another span, that one stands still meanwhile."""
@@ -1054,8 +1060,7 @@ class Clock:
 
 class Log:
     """Prints lines and keeps them in train.log; rank 0 only. On a terminal, progress is a live line, elsewhere plain lines."""
-    def __init__(self, enabled: bool = True):
-        self.enabled, self.file, self.kept = enabled, None, []
+    def __init__(self, enabled: bool = True): self.enabled, self.file, self.kept = enabled, None, []
     def __call__(self, line: str) -> None:
         if self.enabled:
             with contextlib.suppress(OSError, AttributeError):  # whoever listened is gone or never was; the file still does
@@ -1091,7 +1096,6 @@ class Log:
                     said = now
                     self(f"{label} progress:{done / total:.1%} left_s:{(now - start) * (total / done - 1):.0f}")
             yield bar
-
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
     """Arrays and a JSON text in one .npz (no pickle), atomically."""
     atomic_write(path, lambda f: np.savez(f, meta=np.array(json.dumps(meta)), **arrays))
@@ -1102,7 +1106,6 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         return arrays, json.loads(str(arrays.pop("meta")))
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as e:
         raise UserError(f"cannot read {path}: {e}; without it the run cannot go on from there") from None
-
 def create_run_folder(s: Settings, source: bytes) -> Path:
     """Make RUNS_DIR/RUN_ID with settings.env and the source. Raises UserError if it exists or cannot be written."""
     s.values["RUN_ID"] = s.RUN_ID or time.strftime("%Y-%m-%d_%H%M%S")
@@ -1115,7 +1118,6 @@ def create_run_folder(s: Settings, source: bytes) -> Path:
     atomic_write(folder / "settings.env", lambda f: f.write(s.as_env().encode()))
     atomic_write(folder / "train_gpt.py", lambda f: f.write(source))
     return folder
-
 def peak_process_bytes() -> int:
     with contextlib.suppress(ImportError):  # Windows does not say
         import resource
@@ -1146,7 +1148,7 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     if (pieces := len(table.base_bytes)) != s.VOCAB_SIZE:
         raise DataError(f"TOKENIZER_PATH={s.TOKENIZER_PATH} has {pieces} pieces, not VOCAB_SIZE={s.VOCAB_SIZE}; set VOCAB_SIZE={pieces}?")
     tokens = load_tokens(f"{s.DATA_PATH}/*_val_*.bin", s.VAL_TOKENS, s.VOCAB_SIZE)
-    total, aux = audit_bytes(tokens, table), {}
+    total, aux, train_tokens = audit_bytes(tokens, table), {}, 0
     for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item):
         if name in aux or re.match("xz_9e$|context_", name): raise UserError(f"AUX_VAL={s.AUX_VAL}: the name {name} is taken")
         aux[name] = load_tokens(pattern, s.VAL_TOKENS, s.VOCAB_SIZE)
@@ -1155,7 +1157,6 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         manifest = json.loads((Path(s.DATA_PATH) / "manifest.json").read_text(encoding="utf-8"))
         log("dataset " + kv(name=manifest["name"], note=manifest["note"] or "-"))
-    train_tokens = 0
     for path in find_shards(f"{s.DATA_PATH}/*_train_*.bin") if with_train else []:
         shard = open_shard(path)
         check_tokens(shard, s.VOCAB_SIZE, path)
@@ -1180,8 +1181,8 @@ class Stepper:
     def __init__(self, s: Settings, runtime: Runtime, model: GPT):
         self.s, self.runtime, self.model = s, runtime, model
         self.optimizer = Optimizer(model, s, runtime)
-        mode = "reduce-overhead" if runtime.graphs else None
-        self.nats = torch.compile(model.nats, dynamic=False, mode=mode) if runtime.compile else model.nats
+        self.nats = model.nats
+        if runtime.compile: self.nats = torch.compile(model.nats, dynamic=False, mode="reduce-overhead" if runtime.graphs else None)
     def prepare(self, batch: np.ndarray) -> Tensor:
         """Tokens as a tensor, pinned for the copy to a GPU; called in the prefetch thread."""
         return torch.from_numpy(batch).pin_memory() if self.runtime.cuda else torch.from_numpy(batch)
@@ -1227,7 +1228,6 @@ class Stepper:
 
 # shared: begin main
 class Diverged(Exception): """The training loss is no longer a number, or far above that of guessing."""
-
 class Run:
     """One command: what it computes with, what it reads, where it writes, and its phases in order."""
     def __init__(self, args: argparse.Namespace, s: Settings, log: Log):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from train_gpt import BOS, CACHE_LATEST, CACHE_OWN, Cache, cache_finds, context_hashes, last_copies, score_windows, with_cache
+from train_gpt import BOS, CACHE_LATEST, CACHE_OWN, Cache, cache_beside, cache_finds, context_hashes, last_copies, score_windows, with_cache
 
 VOCAB = 12
 
@@ -54,9 +54,9 @@ def finds_by_hand(tokens: np.ndarray, i: int, orders: int) -> list[tuple[dict, t
     return found
 
 
-def by_hand(p: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
-    """The mixture's whole distributions (n, VOCAB), from the page's definition."""
-    learned, squares, whole = defaultdict(float), defaultdict(lambda: 1e-3), np.array(p)
+def by_hand(p: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mixture's whole distributions (n, VOCAB), from the page's definition, and the model's part in what it gives the target (n,)."""
+    learned, squares, whole, own = defaultdict(float), defaultdict(lambda: 1e-3), np.array(p), np.zeros(len(p))
     for _, end, first in score_windows(len(p), seq_len, stride):
         push = defaultdict(float)
         for i in range(first, end):
@@ -65,13 +65,14 @@ def by_hand(p: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders
             spreads = [np.array([float(shares.get(t, 0)) for t in range(VOCAB)]) for _, shares, _ in finds]
             whole[i] = (p[i] + sum(w * x for w, x in zip(weights, spreads))) / (1 + sum(weights))
             target = tokens[i + 1]
+            own[i] = p[i, target] / (1 + sum(weights)) / whole[i, target]
             for (k, _, cells), w, x in zip(finds, weights, spreads):
                 for cell in cells:  # the derivative of ln p(target) by the logarithm of w
                     push[k, cell] += w / (1 + sum(weights)) * (x[target] / whole[i][target] - 1)
         for cell, value in push.items():
             squares[cell] += value**2
             learned[cell] += 0.35 * value / math.sqrt(squares[cell])
-    return whole
+    return whole, own
 
 
 @pytest.mark.parametrize(
@@ -80,11 +81,15 @@ def by_hand(p: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders
 def test_is_the_definition(seed, n, seq_len, stride, orders):
     tokens = text(seed, n)
     p, nats = model_nats(seed, tokens)
-    whole = by_hand(p, tokens, seq_len, stride, orders)
+    whole, own = by_hand(p, tokens, seq_len, stride, orders)
     np.testing.assert_allclose(whole.sum(1), 1)
     mixed = with_cache(nats, tokens, seq_len, stride, orders)
     np.testing.assert_allclose(mixed, -np.log(whole[np.arange(n), tokens[1:]]), rtol=2e-5, atol=2e-6)
     assert n == 1 or np.abs(mixed - nats).max() > 0.1
+    learn = cache_beside(tokens, orders)
+    parts = [learn(nats, slice(first, end)) for _, end, first in score_windows(n, seq_len, stride)]
+    np.testing.assert_array_equal(np.concatenate([nats for nats, _ in parts]).astype(np.float32), mixed)
+    np.testing.assert_allclose(np.concatenate([x for _, x in parts]), own, rtol=2e-5, atol=2e-6)
 
 
 def test_repetition_pays():

@@ -18,6 +18,7 @@ import train_gpt
 from train_gpt import BOS, GPT, LATER_KEYS, MODEL_KEYS, Log, Runtime, decode_artifact, score, window_batches
 
 CPU = Runtime(torch.device("cpu"), torch.float32, False, [])
+RATE = LANES["TTT_LR"]
 PREFIX = "<4sBBHIIQI"  # docs/artifact_format.md
 
 
@@ -232,32 +233,40 @@ def test_pairs_are_hashed_alike_in_training_and_scoring(lanes):
 # ------------------------------------------------------------------------------------------------- test-time training
 
 
-def by_hand(model, s, tokens, share):
-    """Score a window, then learn from it, from the definition; the weights are put back. The cache is mixed in by the trainer."""
-    kept, learner, nats = model.weights(), train_gpt.Optimizer(model, s, CPU), []
-    stream = torch.from_numpy(tokens.astype(np.int64))
-    for i, (starts, length, last) in enumerate(window_batches(len(tokens) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, 1, 10**6)):
-        at = int(starts[0])
+def by_hand(model, s, tokens, rate, cached):
+    """Score a window, then learn from it, from the page's definition; the weights are put back. The mixture is the trainer's."""
+    kept, squares, nats, own = model.weights(), dict.fromkeys(model.weights(), 0.0), np.full(len(tokens) - 1, np.nan, np.float32), 1.0
+    stream, mixed = torch.from_numpy(tokens.astype(np.int64)), nats.copy()
+    mix = train_gpt.cache_beside(tokens, s.NGRAM_CACHE) if cached else None
+    for i, (starts, length, last) in enumerate(window_batches(len(tokens) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, 1, 10**6), 1):
+        at, z = int(starts[0]), slice(starts[0] + length - last, starts[0] + length)
         logits = model.logits(stream[None, at : at + length], last)[0]
-        loss = torch.nn.functional.cross_entropy(logits, stream[at + length - last + 1 : at + length + 1], reduction="none")
-        nats.append(loss.detach().numpy())
-        loss.mean().backward()
-        learner.step(s.MUON_MOMENTUM_WARMUP_STEPS + i, share)
+        loss = torch.nn.functional.cross_entropy(logits, stream[z.start + 1 : z.stop + 1], reduction="none")
+        nats[z] = mixed[z] = loss.detach().numpy()
+        if cached:
+            mixed[z], own = mix(nats, z)
+        (loss * torch.as_tensor(own)).mean().backward()
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                squares[name] = 0.99 * squares[name] + 0.01 * p.grad**2
+                p -= rate * p.grad / ((squares[name] / (1 - 0.99**i)).sqrt() + 0.003)
+                p.grad = None
     model.load_weights(kept)
-    return train_gpt.with_cache(np.concatenate(nats), tokens, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, s.NGRAM_CACHE)
+    return mixed
 
 
-def test_scores_first_then_learns_and_puts_the_weights_back(lanes, tokens):
-    model, s = lanes
+@pytest.mark.parametrize("cached", [True, False])
+def test_scores_first_then_learns_and_puts_the_weights_back(lanes, tokens, cached):
+    model, s = lanes[0], lane_settings(**({} if cached else {"NGRAM_CACHE": 0}))
     before = model.weights()
-    frozen, learned = scores(model, s, tokens), scores(model, s, tokens, 0.5)
+    frozen, learned = scores(model, s, tokens), scores(model, s, tokens, RATE)
     after = model.weights()
     assert all(np.array_equal(before[n], after[n]) for n in before)
     assert all(p.grad is None for p in model.parameters())
     assert np.array_equal(learned[:64], frozen[:64])  # nothing was learned yet
     assert (np.abs(learned[64:] - frozen[64:]) > 1e-6).mean() > 0.9
-    np.testing.assert_allclose(learned, by_hand(model, s, tokens, 0.5), atol=1e-5)
-    assert np.array_equal(scores(model, s, tokens, 0.5), learned)  # in every evaluation anew
+    np.testing.assert_allclose(learned, by_hand(model, s, tokens, RATE, cached), atol=1e-4)
+    assert np.array_equal(scores(model, s, tokens, RATE), learned)  # in every evaluation anew
     assert np.array_equal(scores(model, s, tokens), frozen)
 
 
@@ -268,14 +277,14 @@ def test_learning_looks_at_no_target_before_its_score(lanes, tokens, changed):
     model, s = lanes
     other = tokens.copy()
     other[changed] = (other[changed] + 100) % 300
-    before, after = (scores(model, s, x, 0.5) for x in (tokens, other))
+    before, after = (scores(model, s, x, RATE) for x in (tokens, other))
     assert np.array_equal(before[: changed - 1], after[: changed - 1])
     assert before[changed - 1] != after[changed - 1]
 
 
 def test_a_limit_is_the_beginning_of_the_whole(lanes, tokens):
     model, s = lanes
-    some, whole = scores(model, s, tokens, 0.5, limit=150), scores(model, s, tokens, 0.5)
+    some, whole = scores(model, s, tokens, RATE, limit=150), scores(model, s, tokens, RATE)
     assert np.array_equal(some[:160], whole[:160]) and np.isnan(some[160:]).all()
 
 
@@ -293,33 +302,36 @@ class Heard(dict):
 
 def test_the_header_has_every_setting_that_learning_needs(lanes, tokens):
     """All that building and scoring read, but for how much is done at once and tables that are only longer."""
-    s = lane_settings(MUON_MOMENTUM_START=0.95, MUON_MOMENTUM=0.9, MUON_MOMENTUM_WARMUP_STEPS=7)
+    s = lane_settings()
     s.values = Heard(s.values)
     model = random_model(s)
     learned = score(model, tokens, s, CPU, Log(False), "test", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
-    needless = {"TRAIN_SEQ_LEN", "EVAL_SEQ_SWEEP", "QK_GAIN_INIT", "MUON_MOMENTUM_START"}
-    assert "ADAM_EPS" in s.values.asked and s.values.asked - needless <= set(MODEL_KEYS + LATER_KEYS)
-    other = lane_settings(MUON_MOMENTUM_START=0.1, MUON_MOMENTUM=0.9, MUON_MOMENTUM_WARMUP_STEPS=7, EVAL_BATCH_TOKENS=64)
-    np.testing.assert_allclose(scores(model, other, tokens, 0.5), learned, atol=1e-6)
+    needless = {"TRAIN_SEQ_LEN", "EVAL_SEQ_SWEEP", "QK_GAIN_INIT"}
+    assert "TTT_LR" in s.values.asked and s.values.asked - needless <= set(MODEL_KEYS + LATER_KEYS)
+    other = lane_settings(MUON_MOMENTUM=0.9, ADAM_BETA2=0.9, EMBED_LR=0.1, EVAL_BATCH_TOKENS=64)
+    np.testing.assert_allclose(scores(model, other, tokens, RATE), learned, atol=1e-6)
 
 
 def test_the_learner_is_never_compiled(lanes, tokens, monkeypatch):
     """The referee's is not either, and a difference in rounding would grow from step to step."""
     model, s = lanes
-    plain = scores(model, s, tokens, 0.5)
+    plain = scores(model, s, tokens, RATE)
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
     compiling = Runtime(torch.device("cpu"), torch.float32, True, [])
-    learned = score(model, tokens, s, compiling, Log(False), "test", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=0.5)
+    learned = score(model, tokens, s, compiling, Log(False), "test", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=RATE)
     np.testing.assert_array_equal(learned, plain)
 
 
 def test_glances_never_learn(main, tmp_path):
     """Two runs that differ in TTT_LR alone: the same glances and weights, other scores."""
-    runs = [main(RUN_ID=f"share{share}", **(LANES | {"TTT_LR": share}), VAL_LOSS_EVERY=2, VAL_LOSS_TOKENS=200) for share in (0, 1)]
+    runs = [
+        main(RUN_ID=name, **(LANES | {"TTT_LR": rate}), VAL_LOSS_EVERY=2, VAL_LOSS_TOKENS=200)
+        for name, rate in (("frozen", 0), ("learning", RATE))
+    ]
     assert [done.code for done in runs] == [0, 0], runs[0].err + runs[1].err
     glances = [re.findall(r"^step:\d+ glance_targets:200 .*", done.out, re.M) for done in runs]
     assert len(glances[0]) == 6 and glances[0] == glances[1]
-    assert same_arrays(tmp_path / "runs/share0/weights.npz", tmp_path / "runs/share1/weights.npz")
+    assert same_arrays(tmp_path / "runs/frozen/weights.npz", tmp_path / "runs/learning/weights.npz")
     final = [line_of(done.out, "final_sliding_window_exact ")["val_bpb"] for done in runs]
     assert final[0] != final[1]
 
@@ -451,7 +463,7 @@ def test_the_run_reports_what_it_did(finished_lanes):
     folder, done = finished_lanes
     header, weights = decode_artifact((folder / "artifact.bin").read_bytes())
     assert header == {k: v for k, v in json.loads((folder / "result.json").read_text())["settings"].items() if k in header}
-    assert set(header) == set(MODEL_KEYS + LATER_KEYS) and header["TTT_LR"] == 0.5
+    assert set(header) == set(MODEL_KEYS + LATER_KEYS) and header["TTT_LR"] == RATE
     assert weights["bigram"].shape == (50, 8) and weights["bigram"].any() and weights["bigram_up"].any()
     model = line_of(done.out, "model ")
     assert int(model["parameters"]) == sum(w.size for w in weights.values()) == sum(int(model[r]) for r in set(train_gpt.ROLES.values()))
@@ -523,7 +535,7 @@ def test_check_foretells_the_scoring_time_of_learning(main):
     assert any("scoring_s" in pairs(line) for line in done.out.splitlines() if line.startswith("check "))
 
 
-@pytest.mark.parametrize("ttt", [0.0, 0.5])
+@pytest.mark.parametrize("ttt", [0.0, RATE])
 def test_check_foretells_scoring_by_windows(main, monkeypatch, ttt):
     """Where a window takes a second, the 368 of 1,500 targets take as many, although the first scores eight times as many as the others."""
     clock = SteppingTime()

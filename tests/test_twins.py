@@ -296,13 +296,13 @@ def test_squared_gradients(both, shape):
 def test_test_time_training(both):
     """Four windows, of which three are scored by a model that the ones before have changed."""
     log = both[0].Log(False)
-    pair = Pair(both, *SHAPES["lanes"], "EVAL_SEQ_LEN=24", "EVAL_STRIDE=16", "TTT_LR=0.5")
+    pair = Pair(both, *SHAPES["lanes"], "EVAL_SEQ_LEN=24", "EVAL_STRIDE=16", "TTT_LR=0.01")
     tokens = pair.rng.integers(0, 64, 73).astype(np.uint16)
     scores = [
         [t.score(m, tokens, s, r, log, "x", 24, 16, ttt=ttt) for t, m, s, r in zip(both, pair.models, pair.settings, pair.runtimes)]
-        for ttt in (0.5, 0.0)
+        for ttt in (0.01, 0.0)
     ]
-    np.testing.assert_allclose(scores[0][1], scores[0][0], rtol=0, atol=1e-3)  # three steps of Muon carry rounding on
+    np.testing.assert_allclose(scores[0][1], scores[0][0], rtol=0, atol=2e-4)  # three steps carry rounding on
     np.testing.assert_allclose(scores[1][1], scores[1][0], rtol=0, atol=1e-4)
     assert np.abs(scores[0][0] - scores[1][0])[24:].max() > 0.1
     for model in pair.models:
@@ -463,14 +463,14 @@ def test_either_twin_scores_the_others_artifact(both, runs, lane_runs, call, tmp
 
 
 def test_either_twin_learns_from_an_artifact_while_scoring_it(both, lane_runs, call):
-    """Every step passes the rounding of the ones before on, and a Muon step does not shrink with its gradient: hence 1e-4, not 1e-5."""
+    """Every step passes the rounding of the ones before on."""
     for folder, _ in lane_runs:
         scores = []
         for trainer in both:
-            code, out = call(trainer, "--eval-only", folder / "artifact.bin", TTT_LR=0.05, VAL_TOKENS=300)
+            code, out = call(trainer, "--eval-only", folder / "artifact.bin", TTT_LR=0.001, VAL_TOKENS=300)
             assert code == 0, out
             scores.append(float(line_of(out, "final_sliding_window_exact ")["val_bpb"]))
-        assert scores[1] == pytest.approx(scores[0], abs=1e-4)
+        assert scores[1] == pytest.approx(scores[0], abs=1e-5)
         code, out = call(both[1], "--eval-only", folder / "artifact.bin", TTT_LR=0, VAL_TOKENS=300)
         assert scores[1] < float(line_of(out, "final_sliding_window_exact ")["val_bpb"]) - 0.001
 

@@ -183,11 +183,12 @@ class Memory:
             mixed.append(self.cache.mix(p, wholes, np.stack([cells[:, piece] for *_, cells in finds]))[1].T)
         return np.log(np.concatenate(mixed))
 
-    def learn(self, nats: object, tokens: object, targets: object, start: int) -> None:
-        """Take the window's scores, (last,) by the model alone, for the weights, and keep its contexts."""
+    def learn(self, nats: object, tokens: object, targets: object, start: int) -> object:
+        """Take the window's scores, (last,) by the model alone, for the weights, and keep its contexts: the model's part in each mixture,
+        (last,), as the trainer's Cache.learn tells it; None from older trainers."""
         np, (finds, new, links) = self.np, self.look(tokens, start)
         at_targets = np.stack([(shares * (found == targets)).sum(0) for found, shares, _ in finds])
-        self.cache.learn(np.exp(-nats.astype(np.float64)), at_targets, np.stack([cells for *_, cells in finds]))
+        learned = self.cache.learn(np.exp(-nats.astype(np.float64)), at_targets, np.stack([cells for *_, cells in finds]))
         places = np.arange(len(self.tokens), len(self.tokens) + len(new))
         self.tokens = np.concatenate((self.tokens, new))
         for row, (hashes, before) in enumerate(links):
@@ -196,6 +197,7 @@ class Memory:
             self.hashes[row] = np.insert(self.hashes[row], into, hashes[by_hash])
             self.places[row] = np.insert(self.places[row], into, places[by_hash])
             self.before[row] = np.concatenate((self.before[row], before))
+        return learned[1] if isinstance(learned, tuple) else None
 
 
 class Plain:
@@ -230,7 +232,9 @@ class Plain:
         if s.values.get("TTT_LR") or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
             self.windows, self.learned, self.s, self.learn = 1, 0, s, self.learn_from
         if s.values.get("TTT_LR"):
-            self.compiled, self.learner = None, module.Optimizer(self.model, s, dataclasses.replace(self.runtime, compile=False))
+            self.compiled, uncompiled = None, dataclasses.replace(self.runtime, compile=False)
+            newer = hasattr(module, "Learner")  # trainers until 2026-11-27 learned by their optimizer, from the model's own nats
+            self.learner = module.Learner(self.model, s.TTT_LR) if newer else module.Optimizer(self.model, s, uncompiled)
         if s.values.get("NGRAM_CACHE"):
             self.memory = Memory(module, s.NGRAM_CACHE, s.VOCAB_SIZE)
 
@@ -253,13 +257,16 @@ class Plain:
             return logits.cpu().numpy()
 
     def learn_from(self, tokens: object, targets: object) -> None:
-        """The optimizer step on a window whose scores are final, and the cache's."""
+        """The step of test-time training on a window whose scores are final, and the cache's."""
         ids, labels = (self.torch.from_numpy(x).to(self.runtime.device) for x in (tokens, targets))
         with self.torch.set_grad_enabled(self.learner is not None):
             nats = self.model.nats(ids, labels, labels.shape[1])
+        own = self.np.ones(targets.size)
         if self.memory:
-            self.memory.learn(nats.detach().float().cpu().numpy(), tokens[0], targets[0], self.start)
-        if self.learner:
+            own = self.memory.learn(nats.detach().float().cpu().numpy(), tokens[0], targets[0], self.start)
+        if hasattr(self.learner, "learn"):
+            self.learner.learn(nats, own)
+        elif self.learner:
             nats.mean().backward()
             self.learner.step(self.s.MUON_MOMENTUM_WARMUP_STEPS + self.learned, self.s.TTT_LR)
         self.learned += 1
