@@ -773,7 +773,7 @@ def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, 
 
 class Learner(torch.optim.Adam):
     """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432)."""
-    def __init__(self, model: GPT, lr: float): super().__init__([p for p in model.parameters() if p.numel()], lr, (0.0, 0.99), 0.003)
+    def __init__(self, model: GPT, lr: float): super().__init__([p for p in model.parameters() if p.numel()], lr, (0.0, 0.99), 0.001)
     def learn(self, nats: Tensor, own: np.ndarray) -> None:
         """Learn from targets that are scored: the model's nats (n,), and its part in each mixture (n,), as the cache knows the rest."""
         torch.use_deterministic_algorithms(True, warn_only=True)  # in any order of sums, a GPU would come to another score each time

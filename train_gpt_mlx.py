@@ -767,7 +767,7 @@ def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, 
 class Learner(optimizers.Adam):
     """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432)."""
     def __init__(self, model: GPT, lr: float):
-        super().__init__(lr, [0.0, 0.99], 0.003, bias_correction=True)
+        super().__init__(lr, [0.0, 0.99], 0.001, bias_correction=True)
         self.model = model
     def learn(self, x: mx.array, y: mx.array, own: np.ndarray) -> None:
         """Learn from targets that are scored: rows (1, T) twice, the model's part in each mixture (n,); the rest the cache knows."""

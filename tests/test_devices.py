@@ -231,3 +231,17 @@ def test_a_gpu_gives_what_the_cpu_gives(main, finished):
     assert done.code == 0
     score, usual = (float(line_of(out, "final_sliding_window_exact ")["val_loss"]) for out in (done.out, finished[1].out))
     assert score == pytest.approx(usual, abs=0.05)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: learning from what is scored is not repeated on a GPU")
+def test_a_gpu_gives_the_same_while_it_learns_from_what_it_scores():
+    """Twice, in the shape and precision of the record config: passes back add up in the same order."""
+    s = train_gpt.load_settings(["--config", str(TRAINER.parent / "configs/local_4090_record.env")], {})
+    r, tokens = resolve_device(s), np.random.default_rng(0).integers(2, 1024, 40 * s.EVAL_STRIDE + 1).astype(np.uint16)
+    model = train_gpt.GPT(s, r)
+    start = {n: w + 0.02 * (n.endswith((".out", ".down"))) for n, w in train_gpt.initial_weights(s, model.weights()).items()}
+    model.load_weights(start)
+    log = train_gpt.Log(False)
+    first, again = (train_gpt.score(model, tokens, s, r, log, "", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=1e-4) for _ in range(2))
+    frozen = train_gpt.score(model, tokens, s, r, log, "", s.EVAL_SEQ_LEN, s.EVAL_STRIDE)
+    assert np.array_equal(first, again) and np.abs(first - frozen)[s.EVAL_SEQ_LEN :].max() > 0.01

@@ -249,7 +249,7 @@ def by_hand(model, s, tokens, rate, cached):
         with torch.no_grad():
             for name, p in model.named_parameters():
                 squares[name] = 0.99 * squares[name] + 0.01 * p.grad**2
-                p -= rate * p.grad / ((squares[name] / (1 - 0.99**i)).sqrt() + 0.003)
+                p -= rate * p.grad / ((squares[name] / (1 - 0.99**i)).sqrt() + 0.001)
                 p.grad = None
     model.load_weights(kept)
     return mixed

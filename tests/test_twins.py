@@ -467,7 +467,7 @@ def test_either_twin_learns_from_an_artifact_while_scoring_it(both, lane_runs, c
     for folder, _ in lane_runs:
         scores = []
         for trainer in both:
-            code, out = call(trainer, "--eval-only", folder / "artifact.bin", TTT_LR=0.001, VAL_TOKENS=300)
+            code, out = call(trainer, "--eval-only", folder / "artifact.bin", TTT_LR=0.0005, VAL_TOKENS=300)
             assert code == 0, out
             scores.append(float(line_of(out, "final_sliding_window_exact ")["val_bpb"]))
         assert scores[1] == pytest.approx(scores[0], abs=1e-5)
