@@ -27,6 +27,7 @@ except ImportError as e: sys.exit(print(f"error: {e} ({sys.executable}); type: s
 # shared: end imports
 import atexit, importlib.util
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # CPU threads wait awake for under a ms: longer, and other programs make steps 10x as long
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # a GPU's products in the same order each time: Learner asks for it
 import torch, torch.nn.functional as F
 from torch import Tensor, distributed as dist, nn
 from torch.optim.adam import adam
@@ -1167,7 +1168,6 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     log("data " + kv(train_tokens=train_tokens, val_targets=len(tokens) - 1, val_bytes=total, val_documents=int((tokens == BOS).sum())))
     log("data " + kv(tokenizer_bytes=Path(s.TOKENIZER_PATH).stat().st_size, **hashes))
     return Data(tokens, table.target_bytes(tokens[:-1], tokens[1:]), table, hashes, aux)
-
 def xz_bits_per_byte(tokens: np.ndarray, table: ByteTable) -> float:
     """What `xz -9e` makes of the same text, in bits per byte: a plain compressor to hold a small model against."""
     bounds = document_bounds(tokens)

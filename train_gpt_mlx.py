@@ -1157,7 +1157,6 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     log("data " + kv(train_tokens=train_tokens, val_targets=len(tokens) - 1, val_bytes=total, val_documents=int((tokens == BOS).sum())))
     log("data " + kv(tokenizer_bytes=Path(s.TOKENIZER_PATH).stat().st_size, **hashes))
     return Data(tokens, table.target_bytes(tokens[:-1], tokens[1:]), table, hashes, aux)
-
 def xz_bits_per_byte(tokens: np.ndarray, table: ByteTable) -> float:
     """What `xz -9e` makes of the same text, in bits per byte: a plain compressor to hold a small model against."""
     bounds = document_bounds(tokens)
