@@ -111,7 +111,7 @@ COMMON_SETTINGS = [
 # What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
 MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
 LATER_KEYS = "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT NGRAM_CACHE TTT_LR".split()
-FORMER_KEYS = {x.name for x in COMMON_SETTINGS if re.match("ADAM|MUON|GRAD|(MATRIX|EMBED|VECTOR)_LR", x.name)}  # read, unused
+FORMER_KEYS = {x.name for x in COMMON_SETTINGS if re.match("ADAM|MUON|GRAD|(MATRIX|EMBED|VECTOR)_LR", x.name)}  # older: unused
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
 
@@ -777,7 +777,7 @@ class Learner(torch.optim.Adam):
     def __init__(self, model: GPT, lr: float): super().__init__([p for p in model.parameters() if p.numel()], lr, (0.0, 0.99), 0.001)
     def learn(self, nats: Tensor, own: np.ndarray) -> None:
         """Learn from targets that are scored: the model's nats (n,), and its part in each mixture (n,), as the cache knows the rest."""
-        torch.use_deterministic_algorithms(True, warn_only=True)  # in any order of sums, a GPU would come to another score each time
+        torch.use_deterministic_algorithms(True, warn_only=True)  # else a GPU adds up in another order, and scores otherwise, each time
         (nats * torch.from_numpy(own).to(nats)).mean().backward()
         torch.use_deterministic_algorithms(False)
         self.step()
@@ -1181,8 +1181,8 @@ class Stepper:
     def __init__(self, s: Settings, runtime: Runtime, model: GPT):
         self.s, self.runtime, self.model = s, runtime, model
         self.optimizer = Optimizer(model, s, runtime)
-        self.nats = model.nats
-        if runtime.compile: self.nats = torch.compile(model.nats, dynamic=False, mode="reduce-overhead" if runtime.graphs else None)
+        mode = "reduce-overhead" if runtime.graphs else None
+        self.nats = torch.compile(model.nats, dynamic=False, mode=mode) if runtime.compile else model.nats
     def prepare(self, batch: np.ndarray) -> Tensor:
         """Tokens as a tensor, pinned for the copy to a GPU; called in the prefetch thread."""
         return torch.from_numpy(batch).pin_memory() if self.runtime.cuda else torch.from_numpy(batch)
