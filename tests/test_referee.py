@@ -605,14 +605,14 @@ def streaming():
     shape = "VOCAB_SIZE=50 NUM_LAYERS=2 MODEL_DIM=16 NUM_HEADS=2 NUM_KV_HEADS=1 BIGRAM_ROWS=40 BIGRAM_DIM=8 MLP_LEAK=0.3 DEVICE=cpu"
     rows = "SMEAR=1 HEAD_GATE=4 ATTN_WINDOW=16 EVAL_SEQ_LEN=80 EVAL_STRIDE=64 QUANT=step CODEC=rans"
 
-    def make(share, tokens, orders=0):
-        s = train_gpt.load_settings([*shape.split(), *rows.split(), f"TTT_LR={share}", f"NGRAM_CACHE={orders}"], {})
+    def make(rate, tokens, orders=0):
+        s = train_gpt.load_settings([*shape.split(), *rows.split(), f"TTT_LR={rate}", f"NGRAM_CACHE={orders}"], {})
         model, rng = train_gpt.GPT(s, train_gpt.resolve_device(s)), np.random.default_rng(0)
         weights = {name: (0.3 * rng.standard_normal(w.shape)).astype(np.float32) for name, w in sorted(model.weights().items())}
         artifact = train_gpt.encode_artifact(weights, s)
         model.load_weights(train_gpt.decode_artifact(artifact)[1])
         log = train_gpt.Log(False)
-        return artifact, train_gpt.score(model, tokens, s, train_gpt.resolve_device(s), log, "test", 80, 64, ttt=share)
+        return artifact, train_gpt.score(model, tokens, s, train_gpt.resolve_device(s), log, "test", 80, 64, ttt=rate)
 
     return make
 
@@ -620,16 +620,16 @@ def streaming():
 TRAINER_LIMITS = {"memory_bytes": 4 << 30, "processes": 256}
 
 
-@pytest.mark.parametrize("share,orders", [(0.0, 0), (0.01, 0), (0.0, 3), (0.01, 8)])
-def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, streaming, share, orders):
+@pytest.mark.parametrize("rate,orders", [(0.0, 0), (0.01, 0), (0.0, 3), (0.01, 8)])
+def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, streaming, rate, orders):
     """Long rows with windows of attention pass the probes as they are; TTT_LR and NGRAM_CACHE go on here as they do in the trainer."""
-    artifact, want = streaming(share, stream, orders)
+    artifact, want = streaming(rate, stream, orders)
     source = (ROOT / "train_gpt.py").read_text().replace('Setting("COMPILE", "auto"', 'Setting("COMPILE", "on"')  # not obeyed on a CPU
     nats, found = score(source, 4, artifact, **TRAINER_LIMITS)
     assert np.abs(nats - want).max() < 1e-4 and abs(nats.mean() - want.mean()) < 1e-6
-    learns = bool(share or orders)
+    learns = bool(rate or orders)
     assert found["scorer"]["learns"] == learns and (found["scorer"]["windows"] == 1) == learns
-    assert found["probes"]["future"] >= 6 and found["probes"]["blind"] == (40 if share or orders else 160)  # those that learn take longer
+    assert found["probes"]["future"] >= 6 and found["probes"]["blind"] == (40 if rate or orders else 160)  # those that learn take longer
     assert found["probes"]["largest_move_nats"] < 1e-6
 
 

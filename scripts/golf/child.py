@@ -232,9 +232,11 @@ class Plain:
         if s.values.get("TTT_LR") or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
             self.windows, self.learned, self.s, self.learn = 1, 0, s, self.learn_from
         if s.values.get("TTT_LR"):
-            self.compiled, uncompiled = None, dataclasses.replace(self.runtime, compile=False)
-            newer = hasattr(module, "Learner")  # trainers until 2026-11-27 learned by their optimizer, from the model's own nats
-            self.learner = module.Learner(self.model, s.TTT_LR) if newer else module.Optimizer(self.model, s, uncompiled)
+            self.compiled = None
+            if hasattr(module, "Learner"):
+                self.learner = module.Learner(self.model, s.TTT_LR)
+            else:  # trainers until 2026-11-27 learn by their optimizer, from the model's own nats
+                self.learner = module.Optimizer(self.model, s, dataclasses.replace(self.runtime, compile=False))
         if s.values.get("NGRAM_CACHE"):
             self.memory = Memory(module, s.NGRAM_CACHE, s.VOCAB_SIZE)
 
