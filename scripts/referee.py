@@ -16,6 +16,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import queue
@@ -35,6 +36,7 @@ from pathlib import Path
 import numpy as np
 from golf.child import FRAME, MAX_JSON
 from golf.jail import SYSTEM_PATHS
+from golf.needs import refuse
 from golf.records import ROOT, digest
 from golf.rules import check_folder
 from golf.runs import sha256_of
@@ -644,13 +646,8 @@ def rescore(args: argparse.Namespace) -> dict:
     if report.claim is None or (report.findings and not args.unchecked):
         listed = "".join(f"\n  {f.line()}" for f in report.findings)
         raise NoReferee(f"{safe(args.folder)} has findings, which come first (--unchecked goes on all the same):{listed}")
-    if needs_mlx((args.folder / "train_gpt.py").read_bytes()):
-        folder = safe(args.folder)
-        raise NoReferee(
-            f"{folder} computes with MLX, which the referee does not: score it on a Mac by python3 {folder}/train_gpt.py --eval-only "
-            f"{folder}/artifact.bin. Where its model is this repository's, the PyTorch twin scores the same artifact anywhere: "
-            f"python3 train_gpt.py --eval-only {folder}/artifact.bin"
-        )
+    if needs_mlx((args.folder / "train_gpt.py").read_bytes()) and not importlib.util.find_spec("mlx"):
+        refuse("the referee", "MLX, with which this record computes", "requirements-mlx.txt")
     claim, seeds = report.claim, [run["seed"] for run in report.claim["runs"]]
     if strange := set(args.seed or seeds) - set(seeds):
         raise NoReferee(f"--seed {min(strange)}: the runs of {safe(args.folder)} have the seeds {', '.join(map(str, seeds))}")

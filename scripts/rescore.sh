@@ -5,7 +5,7 @@
 # Example:  bash scripts/rescore.sh records/track_30min_2mb_local/2026-11-21_wider
 #           bash scripts/rescore.sh records/track_non_record/2026-11-21_cpu --data DIR --tokenizer FILE.model \
 #                --json records/verified/2026-11-21_cpu.json --sign me
-# Exit status: 0 as claimed, 1 refused or not as claimed, 2 usage, no data, no isolation to be had, or a source for MLX.
+# Exit status: 0 as claimed, 1 refused or not as claimed, 2 usage, no data, or no isolation to be had.
 set -euo pipefail
 
 for arg in "$@"; do # help and usage need no packages
@@ -13,6 +13,10 @@ for arg in "$@"; do # help and usage need no packages
 done
 here="$PWD"
 . "$(dirname "${BASH_SOURCE[0]}")/setup_python.sh"
-setup_python requirements-cuda.txt
+needed=(requirements-cuda.txt)
+for arg in "$@"; do # a record of train_gpt_mlx.py says which MLX computed it
+  if grep -qs -- '"mlx":' "$arg/submission.json"; then needed+=(requirements-mlx.txt); fi
+done
+setup_python "${needed[@]}"
 cd "$here"
 exec "$PGL_PYTHON" "$PGL_ROOT/scripts/referee.py" "$@"

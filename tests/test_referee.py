@@ -601,18 +601,19 @@ def test_softmax():
 # The trainer's own model ----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def streaming():
-    """A model of random weights with every lane of the model on, for the stream here: (artifact of a TTT_LR, its score)."""
+    """A model of random weights with every lane of the model on, for the stream here: (artifact of a TTT_LR, its score by a trainer)."""
     shape = "VOCAB_SIZE=50 NUM_LAYERS=2 MODEL_DIM=16 NUM_HEADS=2 NUM_KV_HEADS=1 BIGRAM_ROWS=40 BIGRAM_DIM=8 MLP_LEAK=0.3 DEVICE=cpu"
     rows = "SMEAR=1 HEAD_GATE=4 ATTN_WINDOW=16 EVAL_SEQ_LEN=80 EVAL_STRIDE=64 QUANT=step CODEC=rans"
 
-    def make(rate, tokens, orders=0):
-        s = train_gpt.load_settings([*shape.split(), *rows.split(), f"TTT_LR={rate}", f"NGRAM_CACHE={orders}"], {})
-        model, rng = train_gpt.GPT(s, train_gpt.resolve_device(s)), np.random.default_rng(0)
+    def make(rate, tokens, orders=0, trainer=train_gpt):
+        s = trainer.load_settings([*shape.split(), *rows.split(), f"TTT_LR={rate}", f"NGRAM_CACHE={orders}"], {})
+        runtime = trainer.resolve_device(s)
+        runtime.start()
+        model, rng = trainer.GPT(s, runtime), np.random.default_rng(0)
         weights = {name: (0.3 * rng.standard_normal(w.shape)).astype(np.float32) for name, w in sorted(model.weights().items())}
-        artifact = train_gpt.encode_artifact(weights, s)
-        model.load_weights(train_gpt.decode_artifact(artifact)[1])
-        log = train_gpt.Log(False)
-        return artifact, train_gpt.score(model, tokens, s, train_gpt.resolve_device(s), log, "test", 80, 64, ttt=rate)
+        artifact = trainer.encode_artifact(weights, s)
+        model.load_weights(trainer.decode_artifact(artifact)[1])
+        return artifact, trainer.score(model, tokens, s, runtime, trainer.Log(False), "test", 80, 64, ttt=rate)
 
     return make
 
@@ -620,11 +621,13 @@ def streaming():
 TRAINER_LIMITS = {"memory_bytes": 4 << 30, "processes": 256}
 
 
+@pytest.mark.parametrize("name", ["train_gpt", "train_gpt_mlx"])
 @pytest.mark.parametrize("rate,orders", [(0.0, 0), (0.01, 0), (0.0, 3), (0.01, 8)])
-def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, streaming, rate, orders):
+def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, streaming, rate, orders, name):
     """Long rows with windows of attention pass the probes as they are; TTT_LR and NGRAM_CACHE go on here as they do in the trainer."""
-    artifact, want = streaming(rate, stream, orders)
-    source = (ROOT / "train_gpt.py").read_text().replace('Setting("COMPILE", "auto"', 'Setting("COMPILE", "on"')  # not obeyed on a CPU
+    trainer = pytest.importorskip(name, reason="mlx is not installed: pip install -r requirements-mlx.txt")
+    artifact, want = streaming(rate, stream, orders, trainer)
+    source = (ROOT / f"{name}.py").read_text().replace('Setting("COMPILE", "auto"', 'Setting("COMPILE", "on"')  # not obeyed on a CPU
     nats, found = score(source, 4, artifact, **TRAINER_LIMITS)
     assert np.abs(nats - want).max() < 1e-4 and abs(nats.mean() - want.mean()) < 1e-6
     learns = bool(rate or orders)
@@ -789,12 +792,17 @@ def test_fewer_probes_verify_nothing(record, tiny, tmp_path, capsys):
     assert status == 0 and not json.loads((tmp_path / "v.json").read_text())["verified"]
 
 
-def test_what_computes_with_mlx_is_not_refused(record, tiny, tmp_path, capsys):
+def test_where_mlx_is_missing(record, tiny, tmp_path, capsys, monkeypatch):
     folder = tmp_path / record.parent.name / record.name
     shutil.copytree(record, folder)
     shutil.copy(ROOT / "train_gpt_mlx.py", folder / "train_gpt.py")
-    assert rescore(folder, tiny, tmp_path / "v.json", "--unchecked") == 2
-    assert "computes with MLX" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="2"):
+        rescore(folder, tiny, tmp_path / "v.json", "--unchecked")
+    assert "needs MLX" in capsys.readouterr().err
+
+
+def test_needs_mlx():
     assert not needs_mlx(b"import mlx.core as mx\nimport torch\n") and not needs_mlx(b"import mlx.core as mx\nclass Scorer: pass\n")
     assert needs_mlx(source.pack(b"def f():\n    from mlx import core\n"))
     with pytest.raises(NoReferee, match="cannot be read"):

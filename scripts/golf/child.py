@@ -201,20 +201,22 @@ class Memory:
 
 
 class Plain:
-    """Serves a submission by the trainer's own functions: decode_artifact, GPT, the model's logits, its optimizer and cache."""
+    """Serves a submission by the trainer's own functions: decode_artifact, GPT, the model's logits, its Learner and cache.
+
+    What computes in PyTorch or MLX is in the subclasses: has_gpu, answer and learn_from, NumPy in and out.
+    """
 
     def __init__(self, module: object, artifact: bytes, spec: dict):
         import numpy as np
-        import torch
 
-        self.np, self.torch = np, torch
+        self.np, self.module = np, module
         items = [f"DEVICE={spec['device']}"] if spec["device"] else []
-        s = module.load_settings((["--config", "settings.env"] if Path("settings.env").exists() else []) + items, {})
+        s = self.s = module.load_settings((["--config", "settings.env"] if Path("settings.env").exists() else []) + items, {})
         header, weights = module.decode_artifact(artifact)
         for name, value in header.items():
             s.set(name, str(value), "artifact")
         module.check_settings(s)
-        if s.values.get("DEVICE") == "cuda" and not spec["cuda"] and not spec["device"]:  # the run had a GPU, and there is none here
+        if s.values.get("DEVICE") in ("cuda", "gpu") and not spec["device"] and not self.has_gpu(spec):  # the run had one
             s.values["DEVICE"] = "cpu"
         if not spec["compiles"]:  # on a CPU the trainer's score() does not compile either, and a compiler is a program
             s.values["COMPILE"] = "off"
@@ -225,53 +227,95 @@ class Plain:
         self.seq_len, self.stride, self.vocab_size = s.EVAL_SEQ_LEN, s.EVAL_STRIDE, s.VOCAB_SIZE
         self.windows = max(1, s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN)
         self.about = {"device": self.runtime.about()["device"], "precision": self.runtime.about()["precision"]}
-        self.answer = self.compute if hasattr(self.model, "logits") else self.compute_from_hidden
-        self.compiled = torch.compile(self.model.logits, dynamic=False) if self.runtime.compile and hasattr(self.model, "logits") else None
-        self.module, self.softcap = module, s.LOGIT_SOFTCAP
-        self.memory, self.learner, self.start = None, None, 0  # start: where in the stream the row asked about begins
-        if s.values.get("TTT_LR") or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
-            self.windows, self.learned, self.s, self.learn = 1, 0, s, self.learn_from
-        if s.values.get("TTT_LR"):
-            self.compiled = None
-            if hasattr(module, "Learner"):
-                self.learner = module.Learner(self.model, s.TTT_LR)
-            else:  # trainers until 2026-11-27 learn by their optimizer, from the model's own nats
-                self.learner = module.Optimizer(self.model, s, dataclasses.replace(self.runtime, compile=False))
+        self.memory, self.start = None, 0  # start: where in the stream the row asked about begins
+        self.ttt = s.values.get("TTT_LR") or 0
+        if self.ttt or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
+            self.windows, self.learn = 1, self.learn_from
         if s.values.get("NGRAM_CACHE"):
             self.memory = Memory(module, s.NGRAM_CACHE, s.VOCAB_SIZE)
 
-    def compute(self, tokens: object, last: int) -> object:
-        usual = self.compiled is not None and tuple(tokens.shape) == (self.windows, self.seq_len) and last == self.stride
-        return (self.compiled if usual else self.model.logits)(tokens, last)
+    def logits(self, tokens: object, last: int) -> object:
+        logits = self.answer(tokens, last)
+        if self.memory:
+            wide = logits[0].astype(self.np.float64)  # one window at a time
+            top = wide.max(-1, keepdims=True)
+            nats = top + self.np.log(self.np.exp(wide - top).sum(-1, keepdims=True)) - wide
+            return self.memory.mix(nats, tokens[0], self.start)[None]
+        return logits
 
-    def compute_from_hidden(self, tokens: object, last: int) -> object:
+    def own_part(self, nats: object, tokens: object, targets: object) -> object:
+        """The model's part in the mixture for each target of a window, (last,), once the cache has learned from them."""
+        own = self.memory.learn(nats, tokens[0], targets[0], self.start) if self.memory else None
+        return self.np.ones(targets.size) if own is None else own
+
+
+class PlainTorch(Plain):
+    def __init__(self, module: object, artifact: bytes, spec: dict):
+        import torch
+
+        self.torch = torch
+        super().__init__(module, artifact, spec)
+        whole = hasattr(self.model, "logits")
+        self.compute = self.model.logits if whole else self.logits_from_hidden
+        self.compiled = torch.compile(self.compute, dynamic=False) if self.runtime.compile and whole and not self.ttt else None
+        self.learner, self.learned = None, 0
+        if self.ttt and hasattr(module, "Learner"):
+            self.learner = module.Learner(self.model, self.ttt)
+        elif self.ttt:  # trainers until 2026-11-27 learn by their optimizer, from the model's own nats
+            self.learner = module.Optimizer(self.model, self.s, dataclasses.replace(self.runtime, compile=False))
+
+    def has_gpu(self, spec: dict) -> bool:
+        return spec["cuda"]
+
+    def array(self, values: object) -> object:
+        return self.torch.from_numpy(values).to(self.runtime.device)
+
+    def logits_from_hidden(self, tokens: object, last: int) -> object:
         """For trainers whose model offers hidden states and a tied head only."""
         logits = self.module.linear(self.model.hidden(tokens)[:, -last:], self.model.embed).float()
-        return self.softcap * self.torch.tanh(logits / self.softcap)
+        return self.s.LOGIT_SOFTCAP * self.torch.tanh(logits / self.s.LOGIT_SOFTCAP)
 
-    def logits(self, tokens: object, last: int) -> object:
+    def answer(self, tokens: object, last: int) -> object:
+        usual = self.compiled is not None and tokens.shape == (self.windows, self.seq_len) and last == self.stride
         with self.torch.inference_mode():
-            ids = self.torch.from_numpy(tokens).to(self.runtime.device)
-            logits = self.answer(ids, last).float()
-            if self.memory:
-                nats = -self.torch.log_softmax(logits.double(), -1).cpu().numpy()
-                return self.memory.mix(nats[0], tokens[0], self.start)[None]  # one window at a time
-            return logits.cpu().numpy()
+            return (self.compiled if usual else self.compute)(self.array(tokens), last).float().cpu().numpy()
 
     def learn_from(self, tokens: object, targets: object) -> None:
         """The step of test-time training on a window whose scores are final, and the cache's."""
-        ids, labels = (self.torch.from_numpy(x).to(self.runtime.device) for x in (tokens, targets))
         with self.torch.set_grad_enabled(self.learner is not None):
-            nats = self.model.nats(ids, labels, labels.shape[1])
-        own = self.np.ones(targets.size)
-        if self.memory:
-            own = self.memory.learn(nats.detach().float().cpu().numpy(), tokens[0], targets[0], self.start)
+            nats = self.model.nats(self.array(tokens), self.array(targets), targets.shape[1])
+        own = self.own_part(nats.detach().float().cpu().numpy(), tokens, targets)
         if hasattr(self.learner, "learn"):
             self.learner.learn(nats, own)
         elif self.learner:
             nats.mean().backward()
             self.learner.step(self.s.MUON_MOMENTUM_WARMUP_STEPS + self.learned, self.s.TTT_LR)
         self.learned += 1
+
+
+class PlainMLX(Plain):
+    def __init__(self, module: object, artifact: bytes, spec: dict):
+        import mlx.core as mx
+
+        self.mx = mx
+        super().__init__(module, artifact, spec)
+        self.learner = module.Learner(self.model, self.ttt) if self.ttt else None
+
+    def has_gpu(self, spec: dict) -> bool:
+        return self.mx.is_available(self.mx.gpu)
+
+    def array(self, values: object) -> object:
+        return self.mx.array(values.astype(self.np.int32))
+
+    def answer(self, tokens: object, last: int) -> object:
+        return self.np.array(self.model.logits(self.array(tokens), last))
+
+    def learn_from(self, tokens: object, targets: object) -> None:
+        """As PlainTorch's."""
+        x, y = self.array(tokens), self.array(targets)
+        own = self.own_part(self.np.array(self.model.nats(x, y, targets.size)), tokens, targets)
+        if self.learner:
+            self.learner.learn(x, y, own)
 
 
 def load(spec: dict) -> tuple[object, dict]:
@@ -283,7 +327,8 @@ def load(spec: dict) -> tuple[object, dict]:
     module = importlib.util.module_from_spec(loader)
     sys.modules["train_gpt"] = module
     loader.loader.exec_module(module)
-    scorer = module.Scorer(artifact) if hasattr(module, "Scorer") else Plain(module, artifact, spec)
+    plain = PlainMLX if "mlx.core" in sys.modules and "torch" not in sys.modules else PlainTorch
+    scorer = module.Scorer(artifact) if hasattr(module, "Scorer") else plain(module, artifact, spec)
     os.chdir(spec["scratch"])
     about = {key: int(getattr(scorer, key)) for key in ("seq_len", "stride", "vocab_size", "windows")}
     about |= {"learns": hasattr(scorer, "learn"), "scorer": type(scorer).__name__}
@@ -339,6 +384,7 @@ def main() -> None:
     sys.path.remove(spec["package"])
     os.environ.update({"HOME": spec["scratch"], "TMPDIR": spec["scratch"], "XDG_CACHE_HOME": spec["scratch"]})
     os.environ |= {"TORCHINDUCTOR_CACHE_DIR": spec["scratch"], "TRITON_CACHE_DIR": spec["scratch"]}
+    os.environ["MLX_DISABLE_COMPILE"] = "1"  # on a CPU it starts a compiler
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)  # what the submission prints goes where the parent keeps it as untrusted text
