@@ -25,10 +25,9 @@ try:
     from tqdm import tqdm
 except ImportError as e: sys.exit(print(f"error: {e} ({sys.executable}); type: source .venv/bin/activate", file=sys.stderr) or 2)
 # shared: end imports
-import atexit, importlib.util
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # CPU threads wait awake for under a ms: longer, and other programs make steps 10x as long
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # a GPU's products in the same order each time: Learner asks for it
-import torch, torch.nn.functional as F
+import atexit, importlib.util, torch, torch.nn.functional as F
 from torch import Tensor, distributed as dist, nn
 from torch.optim.adam import adam
 
@@ -485,8 +484,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         first = attend(q[:, :, :window], k[:, :, :window], v[:, :, :window], 0)
         q, k, v = (F.pad(x, (0, 0, 0, -T % window)) for x in (q[:, :, window:], k, v))
         blocks = [x.unfold(2, n * window, window).movedim(2, 1).mT.flatten(0, 1) for x, n in ((q, 1), (k, 2), (v, 2))]
-        band = torch.ones(window, 2 * window, dtype=torch.bool, device=q.device).tril(window).triu(1)
-        y = F.scaled_dot_product_attention(*blocks, band)
+        y = F.scaled_dot_product_attention(*blocks, torch.ones(window, 2 * window, dtype=torch.bool, device=q.device).tril(window).triu(1))
         return torch.cat((first, y.unflatten(0, (len(q), -1)).movedim(1, 2).flatten(2, 3)), 2)[:, :, :T]
     if not q.is_cuda and q.dtype is torch.bfloat16 and T <= 256:  # so short, plain products beat PyTorch's fused kernel
         return (q @ k.mT * scale).masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), -math.inf).softmax(-1) @ v
@@ -538,11 +536,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         mix = self.mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        h = norm(x)
-        if hasattr(self, "attn_conv"): h = convolve(h, self.attn_conv)
+        h = convolve(norm(x), self.attn_conv) if hasattr(self, "attn_conv") else norm(x)
         x = x + self.attn(h, cos, sin, self.attn_scale)
-        h = norm(x)
-        if hasattr(self, "mlp_conv"): h = convolve(h, self.mlp_conv)
+        h = convolve(norm(x), self.mlp_conv) if hasattr(self, "mlp_conv") else norm(x)
         return x + self.mlp(h, self.mlp_scale)
 
 class GPT(nn.Module):
@@ -711,7 +707,7 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
 # shared: begin cache
 CACHE_LATEST, CACHE_FAR, CACHE_OWN = 8, 8 ** np.arange(1, 6), 4  # places that count; steps of distance; lengths looked up by document too
 CACHE_KINDS = 3 * 6 * 2 * (CACHE_LATEST + 1)  # do they agree, how far back, in this document, how many; 0: nothing found
-CACHE_CELLS = CACHE_KINDS + 2 * 1024  # learned numbers of a row: by kind, by last token, by the latest find, tokens modulo 1024
+CACHE_CELLS = CACHE_KINDS + 2 * 1024 + 10 + 4  # learned numbers of a row: by kind, last token, latest find (modulo 1024); cells_told's
 def context_hashes(tokens: np.ndarray, documents: np.ndarray, orders: int) -> np.ndarray:
     """Hashes of the last 1, 2, … `orders` tokens, then of up to CACHE_OWN and the document: (orders + min(orders, CACHE_OWN), n) uint64."""
     hashes, terms = np.outer(np.arange(orders + 1), np.arange(len(tokens))).astype(np.uint64), tokens.astype(np.uint64) + np.uint64(1)
@@ -735,23 +731,29 @@ def cache_finds(tokens: np.ndarray, documents: np.ndarray, before: np.ndarray, a
     agree = (shares * (found == found[0])).sum(0)
     kind = np.where(found[0] >= 0, ((found >= 0).sum(0) * 3 + (agree < 0.999) + (agree < 0.5)) * 12 + near, 0)
     return found, shares, np.stack((kind, CACHE_KINDS + tokens[at] % 1024, CACHE_KINDS + 1024 + found[0] % 1024))
+def cells_told(cells: np.ndarray, p: np.ndarray, finds: np.ndarray) -> np.ndarray:
+    """Cells (rows, 3, n), and those of how well model, p (n,), and finds (rows, n) told the target before each: (rows, 5, n)."""
+    told = CACHE_CELLS - 14 + np.stack((np.minimum(-np.log(p), 9), 10 + np.rint(3 * finds.max(0)))).astype(np.int64)
+    return np.concatenate((cells, np.broadcast_to(told, (len(cells), *told.shape))), 1)
 
 class Cache:
     """Mixes what a model predicts with what followed the same last tokens before in the stream (unbounded cache, arXiv:1711.02604):
     (p + sum of w find) / (1 + sum of w) over the finds of all rows, which are distributions, so that the mixture is one. Each w is
-    the exponential of three learned numbers, by gradient steps on scores that are final: no token at or after a target has a say in it."""
+    the exponential of five learned numbers, by gradient steps on scores that are final: no token at or after a target has a say in it."""
     def __init__(self, rows: int):
-        start = np.where(np.arange(CACHE_CELLS) < CACHE_KINDS, -2.5, 0.0)
+        self.before, start = (np.ones(1), np.zeros((rows, 1))), np.where(np.arange(CACHE_CELLS) < CACHE_KINDS, -2.5, 0.0)
         self.gates, self.squares = np.tile(start, (rows, 1)), np.full((rows, CACHE_CELLS), 1e-3)
     def mix(self, p: np.ndarray, finds: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities by the model (…, n), by finds (rows, …, n), cells (rows, 3, n) -> shares (rows, n), the mixture (…, n)."""
+        """Probabilities by the model (…, n), by finds (rows, …, n), cells (rows, 5, n) -> shares (rows, n), the mixture (…, n)."""
         weights = (cells[:, 0] > 0) * np.exp(np.stack([gates[x].sum(0) for gates, x in zip(self.gates, cells)]))
         total = 1 + weights.sum(0)
         return weights / total, (p + np.einsum("on,o...n->...n", weights, finds)) / total
     def learn(self, p: np.ndarray, finds: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Score targets, then take an AdaGrad step on all the learned numbers: nats (n,), and the model's part in each mixture (n,)."""
+        """Score the next targets, then take an AdaGrad step on the gates: nats (n,), and the model's part in each mixture (n,)."""
+        told = [np.concatenate(x, -1) for x in zip(self.before, (p, finds))]  # `before`: of the target before the first
+        self.before, cells = [x[..., -1:] for x in told], cells_told(cells, *(x[..., :-1] for x in told))
         shares, mixed = self.mix(p, finds, cells)
-        push = np.stack([np.bincount(x.ravel(), np.tile(y, 3), CACHE_CELLS) for x, y in zip(cells, shares * (finds / mixed - 1))])
+        push = np.stack([np.bincount(x.ravel(), np.tile(y, 5), CACHE_CELLS) for x, y in zip(cells, shares * (finds / mixed - 1))])
         self.squares += push**2
         self.gates += 0.35 * push / np.sqrt(self.squares)
         return -np.log(mixed), p * (1 - shares.sum(0)) / mixed
@@ -1179,8 +1181,7 @@ def xz_bits_per_byte(tokens: np.ndarray, table: ByteTable) -> float:
 class Stepper:
     """One optimizer step after another: forward and backward passes, gradients over all devices, update."""
     def __init__(self, s: Settings, runtime: Runtime, model: GPT):
-        self.s, self.runtime, self.model = s, runtime, model
-        self.optimizer = Optimizer(model, s, runtime)
+        self.s, self.runtime, self.model, self.optimizer = s, runtime, model, Optimizer(model, s, runtime)
         mode = "reduce-overhead" if runtime.graphs else None
         self.nats = torch.compile(model.nats, dynamic=False, mode=mode) if runtime.compile else model.nats
     def prepare(self, batch: np.ndarray) -> Tensor:
@@ -1353,8 +1354,7 @@ class Run:
                 if steps: log("steps " + kv(**steps))
                 atomic_write(path, lambda f: f.write(artifact))
         self.runtime.from_first("the artifact is written")
-        sizes["model_bytes"] = path.stat().st_size
-        sizes |= {"total_bytes": sum(sizes.values()), "cap_bytes": s.CAP_BYTES}
+        sizes |= {"model_bytes": (n := path.stat().st_size), "total_bytes": sizes["code_bytes"] + n, "cap_bytes": s.CAP_BYTES}
         log("size " + kv(**sizes, artifact_sha256=sha256_of(path.read_bytes())))
         log(f"total_submission_size_quant_{s.CODEC}: {sizes['total_bytes']} bytes")
         if sizes["total_bytes"] > s.CAP_BYTES:

@@ -11,7 +11,21 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from train_gpt import BOS, CACHE_LATEST, CACHE_OWN, Cache, cache_beside, cache_finds, context_hashes, last_copies, score_windows, with_cache
+from train_gpt import (
+    BOS,
+    CACHE_CELLS,
+    CACHE_KINDS,
+    CACHE_LATEST,
+    CACHE_OWN,
+    Cache,
+    cache_beside,
+    cache_finds,
+    cells_told,
+    context_hashes,
+    last_copies,
+    score_windows,
+    with_cache,
+)
 
 VOCAB = 12
 
@@ -60,7 +74,10 @@ def by_hand(p: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders
     for _, end, first in score_windows(len(p), seq_len, stride):
         push = defaultdict(float)
         for i in range(first, end):
-            finds = [(k, *find) for k, find in enumerate(finds_by_hand(tokens, i, orders)) if find]
+            before = [find[0].get(int(tokens[i]), 0) for find in finds_by_hand(tokens, i - 1, orders) if find] if i else []
+            by_model = min(9, math.floor(-math.log(p[i - 1, tokens[i]]))) if i else 0
+            told = [("told by the model", by_model), ("told by finds", round(3 * max(before, default=0)))]
+            finds = [(k, find[0], find[1] + told) for k, find in enumerate(finds_by_hand(tokens, i, orders)) if find]
             weights = [math.exp(-2.5 + sum(learned[k, cell] for cell in cells)) for k, _, cells in finds]
             spreads = [np.array([float(shares.get(t, 0)) for t in range(VOCAB)]) for _, shares, _ in finds]
             whole[i] = (p[i] + sum(w * x for w, x in zip(weights, spreads))) / (1 + sum(weights))
@@ -90,6 +107,17 @@ def test_is_the_definition(seed, n, seq_len, stride, orders):
     parts = [learn(nats, slice(first, end)) for _, end, first in score_windows(n, seq_len, stride)]
     np.testing.assert_array_equal(np.concatenate([nats for nats, _ in parts]).astype(np.float32), mixed)
     np.testing.assert_allclose(np.concatenate([x for _, x in parts]), own, rtol=2e-5, atol=2e-6)
+
+
+def test_cells_of_what_was_told_are_apart():
+    """Nats of 0 to 9 and more, then shares of thirds: each its own numbers, beside those of kinds and tokens."""
+    n = 14
+    p, finds = np.exp(-np.append(np.arange(10) + 0.5, [700, 0, 0, 0])), np.zeros((2, n))
+    finds[1, -3:] = 1 / 3, 0.7, 1
+    cells = cells_told(np.zeros((2, 3, n), np.int64), p, finds)
+    model, found = cells[0, 3:] - CACHE_KINDS - 2048
+    assert cells.shape == (2, 5, n) and np.array_equal(cells[0], cells[1]) and cells.max() == CACHE_CELLS - 1
+    assert model.tolist() == [*range(10), 9, 0, 0, 0] and found.tolist() == [10] * 11 + [11, 12, 13]
 
 
 def test_repetition_pays():
@@ -128,7 +156,8 @@ def test_a_mixture_sums_to_one(seed, orders, n):
         np.testing.assert_allclose(finds[row].sum(0), cell[0] > 0)
         cells.append(cell)
     p = rng.dirichlet(np.ones(VOCAB), n).T
-    mixed = cache.mix(p, finds, np.stack(cells))[1]
+    told = cells_told(np.stack(cells), p.max(0), finds.max(1))
+    mixed = cache.mix(p, finds, told)[1]
     np.testing.assert_allclose(mixed.sum(0), 1)
     assert (mixed > 0).all()
 

@@ -169,18 +169,32 @@ class Memory:
             links.append((hashes, before))
         return finds, new, links
 
-    def mix(self, nats: object, tokens: object, start: int) -> object:
-        """-ln of the model's distributions (last, V) at the end of a row -> ln of the mixture's."""
-        np, last, mixed = self.np, len(nats), []
+    def one_more(self, tokens: object, start: int, last: int) -> int:
+        """How many positions of a row the model must be asked for, so that `last` can be mixed: with the one before them, if its target was
+        not told yet; in older trainers no weight depends on that one."""
+        return last + (hasattr(self.module, "cells_told") and len(tokens) - (len(self.tokens) - start) > last)
+
+    def mix(self, nats: object, tokens: object, start: int, last: int) -> object:
+        """-ln of the model's distributions at the end of a row, (one_more, V) -> ln of the mixture's, (last, V)."""
+        np, mixed = self.np, []
         finds, new, _ = self.look(tokens, start)
+        cells = np.stack([cells[:, len(new) - last :] for *_, cells in finds])
+        if hasattr(self.module, "cells_told"):
+            at = np.arange(len(new) - len(nats), len(new) - 1)  # positions whose target is in the row
+            found = np.stack([(shares[:, at] * (found[:, at] == new[at + 1])).sum(0) for found, shares, _ in finds])
+            told = np.exp(-nats[np.arange(len(at)), new[at + 1]]), found
+            if len(nats) == last:
+                told = [np.concatenate(x, -1) for x in zip(self.cache.before, told)]
+            cells = self.module.cells_told(cells, *told)
+        nats = nats[-last:]
         for first in range(len(new) - last, len(new), 512):
             piece = slice(first, min(first + 512, len(new)))
+            asked = slice(first - len(new) + last, piece.stop - len(new) + last)
             wholes, column = np.zeros((len(finds), nats.shape[1], piece.stop - first)), np.arange(piece.stop - first)
             for whole, (found, shares, _) in zip(wholes, finds):
                 for token, share in zip(found[:, piece], shares[:, piece]):
                     whole[token, column] += share  # that of a token -1 is 0
-            p = np.exp(-nats[first - len(new) + last : piece.stop - len(new) + last].T)
-            mixed.append(self.cache.mix(p, wholes, np.stack([cells[:, piece] for *_, cells in finds]))[1].T)
+            mixed.append(self.cache.mix(np.exp(-nats[asked].T), wholes, cells[..., asked])[1].T)
         return np.log(np.concatenate(mixed))
 
     def learn(self, nats: object, tokens: object, targets: object, start: int) -> object:
@@ -235,13 +249,12 @@ class Plain:
             self.memory = Memory(module, s.NGRAM_CACHE, s.VOCAB_SIZE)
 
     def logits(self, tokens: object, last: int) -> object:
-        logits = self.answer(tokens, last)
-        if self.memory:
-            wide = logits[0].astype(self.np.float64)  # one window at a time
-            top = wide.max(-1, keepdims=True)
-            nats = top + self.np.log(self.np.exp(wide - top).sum(-1, keepdims=True)) - wide
-            return self.memory.mix(nats, tokens[0], self.start)[None]
-        return logits
+        if not self.memory:
+            return self.answer(tokens, last)
+        logits = self.answer(tokens, self.memory.one_more(tokens[0], self.start, last))[0].astype(self.np.float64)  # one window at a time
+        top = logits.max(-1, keepdims=True)
+        nats = top + self.np.log(self.np.exp(logits - top).sum(-1, keepdims=True)) - logits
+        return self.memory.mix(nats, tokens[0], self.start, last)[None]
 
     def own_part(self, nats: object, tokens: object, targets: object) -> object:
         """The model's part in the mixture for each target of a window, (last,), once the cache has learned from them."""
