@@ -36,11 +36,12 @@ def read_requirements(path):
 
 
 def installed_version(package):
-    """The version of an installed package, "unknown" for one without metadata, None when it is not there."""
+    """The version of an installed package, "unknown" for one without metadata, None when it is not there or only its empty folder is."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "unknown" if importlib.util.find_spec(package.replace("-", "_")) else None
+        spec = importlib.util.find_spec(package.replace("-", "_"))
+        return "unknown" if spec and spec.origin else None
 
 
 def main(paths):

@@ -399,6 +399,18 @@ def test_missing_packages(tmp_path):
     assert f"{path}:1: cannot read 'pytest>=1'" in missing_packages(path).stderr
 
 
+def test_an_empty_folder_is_no_package(tmp_path, monkeypatch):
+    """What an uninstalled package may leave behind."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    path, folder = tmp_path / "requirements-x.txt", tmp_path / "left_behind"
+    path.write_text("left-behind==1\n")
+    folder.mkdir()
+    assert missing_packages(path).stdout == "left-behind==1\n"
+    (folder / "__init__.py").touch()
+    done = missing_packages(path)
+    assert done.returncode == 0 and "left-behind unknown is installed" in done.stderr
+
+
 def test_pins_are_readable_and_agree():
     pins = {}
     for name in ("cuda", "mlx", "test"):
