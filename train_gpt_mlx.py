@@ -701,7 +701,7 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
 # shared: begin cache
 CACHE_LATEST, CACHE_FAR, CACHE_OWN = 8, 8 ** np.arange(1, 6), 4  # places that count; steps of distance; lengths looked up by document too
 CACHE_KINDS = 3 * 6 * 2 * (CACHE_LATEST + 1)  # do they agree, how far back, in this document, how many; 0: nothing found
-CACHE_CELLS = CACHE_KINDS + 2 * 1024 + 10 + 4  # learned numbers of a row: by kind, last token, latest find (modulo 1024); cells_told's
+CACHE_TOLD, CACHE_CELLS = CACHE_KINDS + 2048, CACHE_KINDS + 2048 + 10 + 4  # a row's numbers: kinds, last tokens and finds modulo 1024, told
 def context_hashes(tokens: np.ndarray, documents: np.ndarray, orders: int) -> np.ndarray:
     """Hashes of the last 1, 2, … `orders` tokens, then of up to CACHE_OWN and the document: (orders + min(orders, CACHE_OWN), n) uint64."""
     hashes, terms = np.outer(np.arange(orders + 1), np.arange(len(tokens))).astype(np.uint64), tokens.astype(np.uint64) + np.uint64(1)
@@ -726,8 +726,8 @@ def cache_finds(tokens: np.ndarray, documents: np.ndarray, before: np.ndarray, a
     kind = np.where(found[0] >= 0, ((found >= 0).sum(0) * 3 + (agree < 0.999) + (agree < 0.5)) * 12 + near, 0)
     return found, shares, np.stack((kind, CACHE_KINDS + tokens[at] % 1024, CACHE_KINDS + 1024 + found[0] % 1024))
 def cells_told(cells: np.ndarray, p: np.ndarray, finds: np.ndarray) -> np.ndarray:
-    """Cells (rows, 3, n), and those of how well model, p (n,), and finds (rows, n) told the target before each: (rows, 5, n)."""
-    told = CACHE_CELLS - 14 + np.stack((np.minimum(-np.log(p), 9), 10 + np.rint(3 * finds.max(0)))).astype(np.int64)
+    """Cells (rows, 3, n) -> (rows, 5, n), with how well the target before was told: by p (n,), in nats; by the best of finds (rows, n)."""
+    told = CACHE_TOLD + np.stack((np.minimum(-np.log(p), 9), 10 + np.rint(3 * finds.max(0)))).astype(np.int64)
     return np.concatenate((cells, np.broadcast_to(told, (len(cells), *told.shape))), 1)
 
 class Cache:

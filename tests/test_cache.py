@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from train_gpt import (
     BOS,
     CACHE_CELLS,
-    CACHE_KINDS,
     CACHE_LATEST,
     CACHE_OWN,
+    CACHE_TOLD,
     Cache,
     cache_beside,
     cache_finds,
@@ -115,7 +115,8 @@ def test_cells_of_what_was_told_are_apart():
     p, finds = np.exp(-np.append(np.arange(10) + 0.5, [700, 0, 0, 0])), np.zeros((2, n))
     finds[1, -3:] = 1 / 3, 0.7, 1
     cells = cells_told(np.zeros((2, 3, n), np.int64), p, finds)
-    model, found = cells[0, 3:] - CACHE_KINDS - 2048
+    model, found = cells[0, 3:] - CACHE_TOLD
+    assert CACHE_TOLD > cache_finds(*[np.array([BOS, 1023, 1023, 1023])] * 2, np.array([-1, -1, 1, 2]), np.arange(3))[2].max()
     assert cells.shape == (2, 5, n) and np.array_equal(cells[0], cells[1]) and cells.max() == CACHE_CELLS - 1
     assert model.tolist() == [*range(10), 9, 0, 0, 0] and found.tolist() == [10] * 11 + [11, 12, 13]
 

@@ -146,6 +146,7 @@ class Memory:
         import numpy as np
 
         self.np, self.module, self.orders, self.vocab_size = np, module, orders, vocab_size
+        self.sees_before = hasattr(module, "cells_told")  # its weights depend on how the target before was told: since 2026-11-27
         rows = len(module.context_hashes(np.zeros(0, np.int64), np.zeros(0, np.int64), orders))
         self.cache, self.tokens = module.Cache(rows), np.zeros(0, np.int64)  # tokens of the positions whose target was told
         self.before = [np.zeros(0, np.int64)] * rows  # where each one's context stood last
@@ -169,22 +170,21 @@ class Memory:
             links.append((hashes, before))
         return finds, new, links
 
-    def one_more(self, tokens: object, start: int, last: int) -> int:
-        """How many positions of a row the model must be asked for, so that `last` can be mixed: with the one before them, if its target was
-        not told yet; in older trainers no weight depends on that one."""
-        return last + (hasattr(self.module, "cells_told") and len(tokens) - (len(self.tokens) - start) > last)
+    def needed(self, tokens: object, start: int, last: int) -> int:
+        """For how many positions at the end of a row the model's distributions are needed to mix the `last` ones: where weights depend on
+        the target before, the position before them too, unless its target was told."""
+        return last + (self.sees_before and len(tokens) - (len(self.tokens) - start) > last)
 
     def mix(self, nats: object, tokens: object, start: int, last: int) -> object:
-        """-ln of the model's distributions at the end of a row, (one_more, V) -> ln of the mixture's, (last, V)."""
+        """-ln of the model's distributions at the end of a row, (needed, V) -> ln of the mixture's, (last, V)."""
         np, mixed = self.np, []
         finds, new, _ = self.look(tokens, start)
         cells = np.stack([cells[:, len(new) - last :] for *_, cells in finds])
-        if hasattr(self.module, "cells_told"):
+        if self.sees_before:
             at = np.arange(len(new) - len(nats), len(new) - 1)  # positions whose target is in the row
             found = np.stack([(shares[:, at] * (found[:, at] == new[at + 1])).sum(0) for found, shares, _ in finds])
             told = np.exp(-nats[np.arange(len(at)), new[at + 1]]), found
-            if len(nats) == last:
-                told = [np.concatenate(x, -1) for x in zip(self.cache.before, told)]
+            told = [np.concatenate(x, -1)[..., -last:] for x in zip(self.cache.before, told)]
             cells = self.module.cells_told(cells, *told)
         nats = nats[-last:]
         for first in range(len(new) - last, len(new), 512):
@@ -251,7 +251,7 @@ class Plain:
     def logits(self, tokens: object, last: int) -> object:
         if not self.memory:
             return self.answer(tokens, last)
-        logits = self.answer(tokens, self.memory.one_more(tokens[0], self.start, last))[0].astype(self.np.float64)  # one window at a time
+        logits = self.answer(tokens, self.memory.needed(tokens[0], self.start, last))[0].astype(self.np.float64)  # one window at a time
         top = logits.max(-1, keepdims=True)
         nats = top + self.np.log(self.np.exp(logits - top).sum(-1, keepdims=True)) - logits
         return self.memory.mix(nats, tokens[0], self.start, last)[None]
@@ -263,6 +263,8 @@ class Plain:
 
 
 class PlainTorch(Plain):
+    """By train_gpt.py's own functions, of all its versions that made a record."""
+
     def __init__(self, module: object, artifact: bytes, spec: dict):
         import torch
 
@@ -307,6 +309,8 @@ class PlainTorch(Plain):
 
 
 class PlainMLX(Plain):
+    """By train_gpt_mlx.py's own functions."""
+
     def __init__(self, module: object, artifact: bytes, spec: dict):
         import mlx.core as mx
 
@@ -324,7 +328,7 @@ class PlainMLX(Plain):
         return self.np.array(self.model.logits(self.array(tokens), last))
 
     def learn_from(self, tokens: object, targets: object) -> None:
-        """As PlainTorch's."""
+        """The step of test-time training on a window whose scores are final, and the cache's."""
         x, y = self.array(tokens), self.array(targets)
         own = self.own_part(self.np.array(self.model.nats(x, y, targets.size)), tokens, targets)
         if self.learner:
