@@ -40,7 +40,12 @@ while IFS= read -r -d '' path; do
       folder="$(printf '%s' "$path" | cut -d/ -f1-3)"
       case " ${folders[*]-} " in *" $folder "*) ;; *) folders+=("$folder") ;; esac
       ;;
-    */README.md) ;;
+    records/README.md | records/track_*/README.md)
+      if [ "${3-}" != --maintainer ]; then
+        echo "$path: what the tracks are is for maintainers to say; put your run into a folder of its own" >&2
+        status=1
+      fi
+      ;;
     *)
       echo "$path: belongs to no record folder" >&2
       status=1

@@ -359,9 +359,9 @@ def examine(args, report):
     check_disk(report)
     check_driver(report)
     writable = all([check_folder(report, name) for name in ("runs", "data")])
-    check_data(report)
     if not new_enough:
         return
+    check_data(report)
     python = pick_python()
     if os.path.realpath(python) != os.path.realpath(sys.executable or ""):
         report.say("note", "Python", "checking the one in .venv, which the run scripts use")

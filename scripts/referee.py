@@ -774,7 +774,7 @@ def main(argv: list[str] | None = None) -> int:
         help="where the submission runs; default: as its settings say, but on the CPU where there is no GPU",
     )
     parser.add_argument("--probes", type=int, default=PROBES, help="how many batches are asked again; fewer verify nothing")
-    parser.add_argument("--limit-s", type=float, default=DEFAULT_LIMITS["total_s"], help="seconds for one artifact")
+    parser.add_argument("--limit-s", type=float, default=DEFAULT_LIMITS["total_s"], help="seconds for each of an artifact's two processes")
     parser.add_argument("--reply-s", type=float, default=DEFAULT_LIMITS["reply_s"], help="seconds for one answer")
     parser.add_argument(
         "--memory-gb",

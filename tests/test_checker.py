@@ -655,6 +655,20 @@ def test_hopeless_folders(tmp_path):
     assert "200 files" in check(folder).findings[0].measured
 
 
+@pytest.mark.parametrize("verdict", [0, 1])
+def test_clean_folders_go_on_to_the_referee(folder, tmp_path, monkeypatch, capsys, verdict):
+    import check_submission
+
+    asked, bad = [], tmp_path / RECORD / "2026-11-21_bad"
+    bad.mkdir(parents=True)
+    monkeypatch.setattr(check_submission, "check", lambda folder, proposed: check(folder))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: asked.append(command) or subprocess.CompletedProcess(command, verdict))
+    assert check_submission.main([str(folder), "--rescore"]) == verdict
+    assert asked == [["bash", str(ROOT / "scripts" / "rescore.sh"), str(folder)]]
+    assert check_submission.main([str(bad), "--rescore"]) == 1 and len(asked) == 1
+    assert "2026-11-21_bad: not scored again" in capsys.readouterr().err
+
+
 def test_changed_folders_of_a_pull_request(folder, finished, tmp_path):
     """The workflow's script: only folders that differ, taken from git as data; verdicts in a pull request are turned down."""
     repo = tmp_path / "repo"
@@ -729,6 +743,16 @@ def test_changed_folders_of_a_pull_request(folder, finished, tmp_path):
     commit()
     done = run("bash", "scripts/check_changed_records.sh", "verdict", "main")
     assert done.returncode == 1 and "maintainers" in done.stderr and "x.json: belongs to no record folder" in done.stderr
+    run("git", "reset", "-q", "--hard", "mine")
+    for path in ("README.md", f"{OPEN}/README.md", "other/2025-11-21_x/README.md"):
+        (repo / "records" / path).parent.mkdir(parents=True, exist_ok=True)
+        (repo / "records" / path).write_text("anything goes")
+    commit()
+    done = run("bash", "scripts/check_changed_records.sh", "mine", "main")
+    assert done.returncode == 1 and f"records/{OPEN}/README.md: what the tracks are" in done.stderr
+    assert "records/README.md: what the tracks are" in done.stderr and "records/other/2025-11-21_x/README.md: belongs to no" in done.stderr
+    done = run("bash", "scripts/check_changed_records.sh", "mine", "main", "--maintainer")
+    assert done.returncode == 1 and "what the tracks are" not in done.stderr and "belongs to no record folder" in done.stderr
     for wrong in (["base"], ["base", "main", "--other"], ["base", "main", "--maintainer", "x"]):
         assert run("bash", "scripts/check_changed_records.sh", *wrong).returncode == 2
     done = run("bash", "scripts/check_changed_records.sh", "nobody", "main")

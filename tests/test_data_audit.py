@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import lzma
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 BARE_SPACE_PIECE = b"\n\x03\xe2\x96\x81"  # how a model file spells the piece "▁"
-CORPUS = ROOT.parent / "shared" / "corpus"
+FINEWEB = "datasets/fineweb10B_sp1024/fineweb_val_000000.bin", "tokenizers/fineweb_1024_bpe.model"
 TRAINER = audit_dataset.load_trainer()
 
 
@@ -306,13 +305,13 @@ def test_hash_set_contains_exactly_what_was_put_in(held, asked):
 
 
 def test_totals_of_the_real_validation_slice(tmp_path):
-    """The workshop corpus says 524,288 targets and 1,256,691 bytes."""
-    if not (CORPUS / "fineweb_val_dev.u16.xz").is_file():
-        pytest.skip("SKIPPED: the workshop corpus is not beside this checkout")
+    """The first 524,288 targets of FineWeb's validation stream, where it was fetched, stand for 1,256,691 bytes."""
+    shard, tokenizer = (ROOT / "data" / name for name in FINEWEB)
+    if not shard.is_file() or not tokenizer.is_file():
+        pytest.skip("FineWeb is not in data/ (python3 data/cached_challenge_fineweb.py --variant sp1024)")
     folder = tmp_path / "datasets" / "fineweb10B_sp1024"
     folder.mkdir(parents=True)
-    tokens = np.frombuffer(lzma.decompress((CORPUS / "fineweb_val_dev.u16.xz").read_bytes()), "<u2")
-    write_tokens(folder / "fineweb_val_000000.bin", tokens)
-    report = audit_dataset.audit(folder, CORPUS / "fineweb_1024_bpe.model", quiet=True)
+    write_tokens(folder / shard.name, np.fromfile(shard, "<u2", 524_289, offset=1024))
+    report = audit_dataset.audit(folder, tokenizer, quiet=True)
     assert report.ok, report.checks
     assert report.split_totals()["val"] == {"tokens": 524_289, "documents": 465, "text_bytes": 1_256_691}

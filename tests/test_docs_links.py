@@ -1,4 +1,4 @@
-"""Promise: every link in our pages leads to a file that is there, and to a heading that it has."""
+"""Promise: every link in our pages leads to a file that is there, and to a heading that it has; the README's first edit finds its line."""
 
 import re
 from pathlib import Path
@@ -45,3 +45,10 @@ def test_dead_links_are_found(tmp_path):
     page = tmp_path / "a.md"
     page.write_text("[x](b.md) [x](b.md#one-two-three) [x](https://example.org/c.md#d) [x](#none) [x](b.md#one) [x](c.md)\n")
     assert dead_links(page) == ["#none", "b.md#one", "c.md"]
+
+
+def test_the_first_edit_of_the_readme_finds_its_line():
+    old, new = re.search(r"find `([^`]+)`[^`]+and write\n`([^`]+)`", (ROOT / "README.md").read_text(encoding="utf-8")).groups()
+    source = (ROOT / "train_gpt.py").read_text(encoding="utf-8")
+    assert source.count(old) == 1
+    compile(source.replace(old, new), "train_gpt.py", "exec")

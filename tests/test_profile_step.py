@@ -7,6 +7,8 @@ import profile_step
 import pytest
 import torch
 
+import train_gpt
+
 
 def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     monkeypatch.setattr("sys.argv", ["profile_step.py", *map(str, arguments)])
@@ -41,6 +43,20 @@ def test_the_parts_make_the_step(tiny, monkeypatch, capsys):
 )
 def test_kernels_are_told_apart(name, kind):
     assert profile_step.kind_of(name) == kind
+
+
+def test_operations_of_a_small_shape():
+    """One layer of width 8, two heads, one for keys and values, by hand: FLOPs and bytes forward, times three with backward."""
+    tiny_shape = "NUM_LAYERS=1 MODEL_DIM=8 NUM_HEADS=2 NUM_KV_HEADS=1 MLP_MULT=2 VOCAB_SIZE=16 TRAIN_SEQ_LEN=8 TRAIN_BATCH_TOKENS=16"
+    work = profile_step.operations(train_gpt.load_settings(tiny_shape.split(), {}), 2)
+    flops, traffic = ({kind: sum(row[i] for row in work if row[0] == kind) for kind, _, _ in work} for i in (1, 2))
+    weights = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 2 * 8 * 16 + 8 * 16  # q, k and v, out, up and down, the head
+    assert flops["matrix products"] == 3 * 2 * 16 * weights
+    assert traffic["matrix products"] == 3 * 2 * (16 * (16 + 12 + 12 + 16 + 24 + 24 + 24) + weights)
+    assert flops["attention"] == 3.5 * 2 * 16 * 4 * (8 + 8)  # a query sees half of 8 keys on average; scores, then their use; 8 wide
+    assert traffic["attention"] == 3 * 2 * 16 * 2 * (8 + 4)
+    block = 3 * 8 + 2 * (8 + 4) + 3 * 8 + 2 * 16  # mix and norm, norm of queries and keys, residual and norm, the MLP's activation
+    assert traffic["elementwise and rest"] == 3 * 2 * 16 * block + 2 * 2 * 16 * 16 and not flops["elementwise and rest"]
 
 
 def test_options_of_the_compiler_are_set(monkeypatch):

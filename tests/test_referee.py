@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from folders import ROOT, make_folder
+from folders import ROOT, make_folder, reseed
 from golf import jail, source
 from golf.child import Offences
 from referee import (
@@ -763,6 +763,52 @@ def test_a_score_that_is_not_the_artifacts(record, tiny, tmp_path, capsys, monke
     assert "claimed" in verdict["violations"][0]["what"]
 
 
+@pytest.fixture
+def scored_as(tiny, tmp_path, monkeypatch):
+    """scored_as(folder, bpb, *arguments): the verdict where every artifact's score comes out as bpb, without running any."""
+
+    def verdict(folder, bpb, *arguments):
+        def score(referee, folder, artifact):
+            table = train_gpt.ByteTable.load(tiny.tokenizer)
+            total = table.target_bytes(referee.tokens[:-1], referee.tokens[1:]).sum()
+            return np.full(len(referee.tokens) - 1, bpb * np.log(2) * total / (len(referee.tokens) - 1)), {"scoring_s": 1.0}
+
+        monkeypatch.setattr(Referee, "score", score)
+        status = rescore(folder, tiny, tmp_path / "v.json", "--probes", "12", *arguments)
+        return status, json.loads((tmp_path / "v.json").read_text())
+
+    return verdict
+
+
+@pytest.mark.parametrize("device, allowed", [("CPU", 1e-4), ("NVIDIA GeForce RTX 4090", 1e-5), ("NVIDIA H200", 1e-3)])
+def test_how_far_a_score_may_be_from_the_claim(record, tmp_path, scored_as, monkeypatch, device, allowed):
+    """The table of docs/referee.md, on a machine that has this CPU and an RTX 4090."""
+    folder = tmp_path / record.parent.name / record.name
+    shutil.copytree(record, folder)
+    claim = json.loads((folder / "submission.json").read_text())
+    kind, cpu = train_gpt.resolve_device, claim["device"]
+    claim["device"] = cpu if device == "CPU" else device
+    (folder / "submission.json").write_text(json.dumps(claim))
+    near = train_gpt.resolve_device(train_gpt.load_settings(["DEVICE=cpu"], {}))
+    monkeypatch.setattr(near, "about", lambda: {"device": "NVIDIA GeForce RTX 4090"})
+    monkeypatch.setattr(train_gpt, "resolve_device", lambda s: kind(s) if s.DEVICE == "cpu" else near)
+    assert cpu == kind(train_gpt.load_settings(["DEVICE=cpu"], {})).about()["device"]
+    for off in (-1.1, -0.9, 0.9, 1.1):
+        status, verdict = scored_as(folder, claim["val_bpb"] + off * allowed, "--unchecked")
+        assert status == int(abs(off) > 1) and verdict["verified"] is (abs(off) < 1), (off, verdict)
+        assert verdict["runs"][0]["allowed_difference"] == allowed
+
+
+def test_a_part_or_no_jail_verifies_nothing(finished, tmp_path, scored_as, capsys):
+    other = reseed(finished[0], tmp_path / "other", 8, 1e-6)
+    folder = make_folder(tmp_path / "records", [finished[0], other])
+    bpb, seed = (json.loads((finished[0] / "result.json").read_text())[key] for key in ("val_bpb", "seed"))
+    for arguments in ([], ["--without-isolation"], ["--seed", str(seed)]):
+        status, verdict = scored_as(folder, bpb, *arguments)
+        assert status == 0 and verdict["verified"] is (not arguments)
+        assert ("not verified" in capsys.readouterr().out) is bool(arguments)
+
+
 def test_data_that_the_submission_could_read(record, tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("referee.python_paths", lambda: [str(tiny.folder.parent)])
     assert rescore(record, tiny, tmp_path / "v.json") == 2
@@ -778,7 +824,7 @@ def test_the_smoke_corpus_verifies_nothing(record, tiny, tmp_path, capsys):
     copy = tmp_path / "data"
     shutil.copytree(tiny.folder, copy)
     (copy / "manifest.json").write_text('{"smoke": true}')
-    status = rescore(record, tiny._replace(folder=copy), tmp_path / "v.json")
+    status = rescore(record, tiny._replace(folder=copy), tmp_path / "v.json", "--probes", "12")
     if status == 2:
         pytest.skip(capsys.readouterr().err)
     assert status == 0 and not json.loads((tmp_path / "v.json").read_text())["verified"]

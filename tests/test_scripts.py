@@ -161,6 +161,18 @@ def test_arguments_reach_the_trainer_unchanged(ready, name, trainer):
     assert ready.calls(f"missing_packages.py requirements-{name}.txt")
 
 
+@pytest.mark.parametrize("packages, needed", [({"torch": "2"}, "cuda.txt"), ({"mlx": "0.31"}, "cuda.txt requirements-mlx.txt")])
+def test_the_referee_gets_what_the_record_computes_with(ready, packages, needed):
+    (ready.bin / "grep").symlink_to(shutil.which("grep"))
+    (ready.root / "scripts" / "referee.py").write_text("import sys; print(sys.argv[1:])")
+    (ready.root / "a record").mkdir()
+    (ready.root / "a record" / "submission.json").write_text(json.dumps({"packages": packages}, indent=1))
+    done = ready.bash("scripts/rescore.sh", "a record", "--probes", "12")
+    assert done.returncode == 0 and done.stdout == "['a record', '--probes', '12']\n", done.stderr
+    assert ready.calls(f"missing_packages.py requirements-{needed}")
+    assert bool(ready.calls("requirements-mlx.txt")) is ("mlx" in packages)
+
+
 @pytest.mark.parametrize(
     "line,packed",
     [(["A=1"], False), (["--packed", "A=1"], True), (["A=1", "--packed"], True),

@@ -22,7 +22,6 @@ from golf.texts import read_text
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = "parameter-golf-local/submission-1"
 TYPED = ("title", "author", "summary")  # the only fields a person writes
-TRACKS = ("track_30min_2mb_local", "track_non_record")
 NAME = re.compile(r"(\d{4}-\d{2}-\d{2})_[a-z0-9][a-z0-9._-]{0,79}")
 MAX_FILE_BYTES, MAX_FILES = 16_000_000, 64
 MAX_SETTINGS_BYTES, MAX_SETTING = 8192, 200  # settings.env is not counted in the bytes, so there must be no room in it
@@ -40,15 +39,11 @@ class Track:
     clock_s: float | None = None  # None: any, but named
     val_targets: int | None = None
     seeds: int = 1
-    single_cuda: bool = False
-
-    @property
-    def record(self) -> bool:
-        return self.single_cuda
+    record: bool = False  # the record lane: one CUDA device
 
 
 TRACK = {
-    "track_30min_2mb_local": Track("track_30min_2mb_local", clock_s=1800.0, val_targets=4_194_304, seeds=3, single_cuda=True),
+    "track_30min_2mb_local": Track("track_30min_2mb_local", clock_s=1800.0, val_targets=4_194_304, seeds=3, record=True),
     "track_non_record": Track("track_non_record"),
 }
 
