@@ -5,7 +5,7 @@
 
 Every folder is checked first; one with findings is left out and named. A new record must beat the best before it by 0.005 nats per
 token at p < 0.01 (docs/track_spec.md, E3); the table says so, or why not. The verified mark comes from records/verified/<name>.json,
-which the referee writes, and holds only for the very files it saw.
+which the referee writes, and holds only for the very files it saw; its scores then take the place of the claim's.
 
 Of the open lane README.md names the best whose text is one of those in scripts/golf/pins.json.
 
@@ -23,7 +23,7 @@ import math
 import sys
 from pathlib import Path
 
-from golf.records import NAME, ROOT, TRACK, Track, digest, load_pins
+from golf.records import NAME, ROOT, TRACK, Track, digest, load_pins, spread
 from golf.rules import check_folder
 from golf.runs import sha256_of
 from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, welch_p
@@ -65,17 +65,24 @@ class Entry:
         return [run["val_bpb"] * math.log(2) * per_token for run in mine["runs"]]
 
 
-def verified_on(records: Path, folder: Path, claim: dict) -> str:
-    """The date of a verdict that holds for these very files, else ''."""
+def verdict_on(records: Path, folder: Path, claim: dict) -> dict:
+    """A verdict that holds for these very files, else {}."""
     try:
         verdict = read_json(records / "verified" / f"{folder.name}.json")
     except TextError:
-        return ""
+        return {}
     if not isinstance(verdict, dict) or verdict.get("digest") != digest(verdict) or verdict.get("verified") is not True:
-        return ""
+        return {}
     seen = (verdict.get("track"), verdict.get("submission_sha256"), verdict.get("code_sha256"))
     here = (claim["track"], sha256_of((folder / "submission.json").read_bytes()), sha256_of((folder / "train_gpt.py").read_bytes()))
-    return str(verdict.get("date")) if seen == here else ""
+    return verdict if seen == here else {}
+
+
+def as_verified(claim: dict, verdict: dict) -> dict:
+    """The claim with the referee's scores in place of its own."""
+    rows = {row["seed"]: {"val_loss": row["verified_val_loss"], "val_bpb": row["verified_val_bpb"]} for row in verdict["runs"]}
+    runs = [run | rows[run["seed"]] for run in claim["runs"]]
+    return claim | spread(runs) | {"runs": runs}
 
 
 def read_records(records: Path, tracks: dict[str, Track] = TRACK, pins: dict | None = None) -> tuple[list[Entry], list[str]]:
@@ -93,8 +100,9 @@ def read_records(records: Path, tracks: dict[str, Track] = TRACK, pins: dict | N
                 left_out.append(f"{track}/{folder.name}: {len(report.findings)} findings ({rules}); check_submission_folder.sh names them")
             else:
                 pinned = report.claim["validation"]["sha256"] in known
-                verified = verified_on(records, folder, report.claim)
-                entries.append(Entry(folder, report.claim, verified, pinned, report.tokenizer_bytes))
+                verdict = verdict_on(records, folder, report.claim)
+                claim = as_verified(report.claim, verdict) if verdict else report.claim
+                entries.append(Entry(folder, claim, str(verdict.get("date", "")), pinned, report.tokenizer_bytes))
     return entries, left_out
 
 

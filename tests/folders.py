@@ -14,8 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import make_record  # noqa: E402
+import numpy as np  # noqa: E402
 from golf.records import TRACK, Track, derive, numbers_table, read_logs  # noqa: E402
 from golf.rules import Report, check_folder  # noqa: E402
+
+import train_gpt  # noqa: E402
 
 TYPED = {"title": "A tiny one", "author": "someone", "summary": "Nothing but a test."}
 NO_PINS = {"tokenizer": None, "record_validation": None, "validation": [], "train_shards": {}}
@@ -39,17 +42,23 @@ def edit(path: Path, *changes: tuple[str, str]) -> None:
 def reseed(run: Path, target: Path, seed: int, loss_change: float, cuda: bool = False) -> Path:
     """A copy of a run as another seed would have left it, its loss moved; `cuda`: as if on a single RTX 4090 for 1800 s.
 
-    The artifact differs too, in what the zlib stream of its header says of the effort it took: up to 4 kinds, by the seed. So do the
-    train losses.
+    The artifact differs too, in a vector of its weights; so do the train losses.
     """
     shutil.copytree(run, target)
     result = json.loads((run / "result.json").read_text())
     log = target / "train.log"
     result["val_loss"] += loss_change
     result["val_bpb"] = result["val_loss"] / math.log(2) * result["scored_tokens"] / result["scored_bytes"]
-    artifact = bytearray((target / "artifact.bin").read_bytes())
-    artifact[28:30] = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")[seed % 4]
+    s = train_gpt.Settings(train_gpt.SETTINGS)
+    s.read_file(run / "settings.env", any_twin=True)
+    weights = train_gpt.decode_artifact((run / "artifact.bin").read_bytes())[1]
+    weights["blocks.0.attn_scale"] = weights["blocks.0.attn_scale"] + np.float32(0.01 * seed)
+    artifact = train_gpt.encode_artifact(weights, s)
     (target / "artifact.bin").write_bytes(artifact)
+    old, new = result["total_bytes"], result["code_bytes"] + len(artifact)
+    result |= {"model_bytes": len(artifact), "total_bytes": new}
+    edit(log, (rf"(?<=^size )(.*) model_bytes:\d+ total_bytes:{old}", rf"\1 model_bytes:{len(artifact)} total_bytes:{new}"))
+    edit(log, (rf"(?<=^total_submission_size_quant_)(\w+): {old} bytes", rf"\1: {new} bytes"))
     log.write_text(re.sub(r"(?<= train_loss:)\S+", lambda m: f"{float(m[0]) * (1 + 1e-4 * seed):.6g}", log.read_text()))
     edit(log, (r"artifact_sha256:\w+", f"artifact_sha256:{hashlib.sha256(artifact).hexdigest()}"))
     score = f"val_loss:{result['val_loss']:.8f} val_bpb:{result['val_bpb']:.8f}"

@@ -82,7 +82,8 @@ def pins_of(folder):
     pin = data_of(folder)
     shards = dict(re.findall(r"(\S+\.bin):([0-9a-f]{64})", (folder / "train.log").read_text()))
     tokenizer = re.search(r"tokenizer_sha256:(\w+)", (folder / "train.log").read_text())[1]
-    return {"tokenizer": tokenizer, "record_validation": pin["sha256"], "validation": [pin], "train_shards": shards}
+    other = {"name": "a slice", "sha256": "ee" * 32, "targets": 9, "bytes": 20}
+    return {"tokenizer": tokenizer, "record_validation": pin["sha256"], "validation": [pin, other], "train_shards": shards}
 
 
 def add_code(folder, line):
@@ -254,6 +255,17 @@ def same_size(folder):
     (folder / "artifact.bin").write_bytes(data)
 
 
+def one_run_for_two(folder):
+    """The weights of one seed as those of another: only the effort that the header's zlib stream claims differs."""
+    data, name = bytearray((folder / "artifact.bin").read_bytes()), "train_seed8.log"
+    data[28:30] = b"\x78\x01" if data[28:30] != b"\x78\x01" else b"\x78\x9c"
+    (folder / "artifact_seed8.bin").write_bytes(data)
+    total = re.search(r"total_bytes:(\d+)", (folder / "train.log").read_text())[1]
+    log(folder, (r"artifact_sha256:\w+", f"artifact_sha256:{hashlib.sha256(data).hexdigest()}"), name=name)
+    log(folder, (r"^(size .*) model_bytes:\d+ total_bytes:\d+", rf"\1 model_bytes:{len(data)} total_bytes:{total}"), name=name)
+    log(folder, (r"^(total_submission_size_quant_\w+): \d+", rf"\1: {total}"), name=name)
+
+
 def torch_checkpoint(folder):
     with zipfile.ZipFile(folder / "model.bin", "w") as z:
         z.writestr("archive/data.pkl", pickle.dumps({"a": 1}))
@@ -268,6 +280,8 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
     ("val_bpb that its own numbers do not give", "S6", "from val_loss",
      lambda f: log(f, (r"^(scored|final_\S+) (val_loss:\S+) val_bpb:\S+", r"\1 \2 val_bpb:1.00000000"))),
     ("another artifact of the same size", "E4", "sha256", same_size),
+    ("one run under two seeds", "E2", "weights with the checksum", one_run_for_two),
+    ("settings left out of the log", "E2", "its header says NUM_LAYERS", lambda f: all_logs(f, (r"^setting NUM_LAYERS=.*\n", ""))),
     # 2. validation set
     ("too few documents", "S7", "val_targets", lambda f: rescored(f, tokens=900, data=True)),
     ("a subset reported as full", "S7", "scored_tokens", lambda f: rescored(f, tokens=900)),
@@ -275,6 +289,8 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
      lambda f: all_logs(f, (r"val_tokens_sha256:\w+", "val_tokens_sha256:" + "ab" * 32))),
     ("validation shard among the training shards", "D1", "training shard",
      lambda f: all_logs(f, (r"(_train_\d+\.bin):\w+", r"\1:" + data_of(f)["sha256"]))),
+    ("a pinned validation set among the training shards", "D1", "training shard",
+     lambda f: all_logs(f, (r"(_train_\d+\.bin):\w+", r"\1:" + "ee" * 32))),
     ("training on a validation shard by name", "D1", "among the training shards",
      lambda f: all_logs(f, (r"_train_(\d+\.bin):", r"_val_\1:"))),
     ("training shards that nobody published", "D2", "train_000", lambda f: all_logs(f, (r"(_train_\d+\.bin):\w+", r"\1:" + "cd" * 32))),
@@ -284,6 +300,10 @@ ROW = [  # name, rule, words of the finding, what the cheat does, whether submis
     # 6. roundtrip
     ("score of the weights before export", "S1", "exported weights",
      lambda f: log(f, (r"^(export gap_tokens:)\d+ (.*post_export_val_bpb:)\S+", rf"\g<1>{TARGETS} \g<2>9.9"))),
+    ("a second score before the one that counts", "E4", "scored val_loss",
+     lambda f: log(f, (r"^(scored val_loss:.*)", r"scored val_loss:9.0 val_bpb:9.0\n\1"))),
+    ("a longer training before the one that counts", "E4", "trained steps", lambda f: log(f, (r"^(trained .*)", r"\1\n\1"))),
+    ("other data before those that count", "E4", "`data`", lambda f: log(f, (r"^(data train_tokens:)(\d+)(.*)", r"\g<1>1\3\n\1\2\3"))),
     ("final line of another score", "E4", "scored line",
      lambda f: log(f, (r"^(final_\S+) val_loss:\S+ val_bpb:\S+", r"\1 val_loss:1.00000000 val_bpb:0.50000000"))),
     # 7. size
@@ -561,7 +581,7 @@ def test_open_lane_names_text_and_tokenizer_that_are_not_pinned(finished, tmp_pa
     log(folder, (r"scoring_s:\S+", "scoring_s:9999"))
     reseal(folder)
     report = check(folder, pins)
-    assert not report.findings and len(report.notes) == 5 and not report.tokenizer_bytes
+    assert not report.findings and len(report.notes) == 4 and not report.tokenizer_bytes
     for words in ("val_tokens_sha256:abababab", "tokenizer_sha256:cdcdcdcd", "no step line", "warmup_s:301.5", "validation_s:999"):
         assert any(words in note for note in report.notes), words
     other_tokenizer(folder, 5555)

@@ -88,7 +88,12 @@ def test_verified_mark_holds_for_the_very_files(repository):
         "verified": True,
         "submission_sha256": sha256_of((folder / "submission.json").read_bytes()),
         "code_sha256": sha256_of((folder / "train_gpt.py").read_bytes()),
+        "runs": [
+            {"seed": run["seed"], "verified_val_loss": run["val_loss"] + 0.0002, "verified_val_bpb": run["val_bpb"] + 0.0001}
+            for run in json.loads((folder / "submission.json").read_text())["runs"]
+        ],
     }
+    claimed = standings(repository)[0]["gain"].claim
     target = repository / "records" / "verified" / "2026-11-02_gain.json"
     target.parent.mkdir()
 
@@ -106,7 +111,9 @@ def test_verified_mark_holds_for_the_very_files(repository):
         == mark(forged=True)
         == mark(track=OPEN)
     )
-    assert mark() and "✓ 2026-11-30" in readme_table(read_records(repository / "records", TRACKS, NO_PINS)[0])
+    assert mark() and standings(repository)[0]["gain"].claim["val_bpb"] == pytest.approx(claimed["val_bpb"] + 0.0001, abs=1e-9)
+    assert standings(repository)[0]["gain"].losses_like(standings(repository)[0]["first"])[0] == claimed["runs"][0]["val_loss"] + 0.0002
+    assert "✓ 2026-11-30" in readme_table(read_records(repository / "records", TRACKS, NO_PINS)[0])
     target.unlink()
 
 

@@ -23,6 +23,7 @@ from golf import jail, source
 from golf.child import Offences
 from referee import (
     DEFAULT_LIMITS,
+    NAMES_LEFT,
     Child,
     NoReferee,
     Probes,
@@ -388,6 +389,15 @@ def test_a_library_may_live_below_any_name():
     hook("open", ("/srv/fineweb_lab/.venv/lib/numpy/version.py", "r", 0))
     hook("open", ("/srv/fineweb_lab/code.py", "r", 0))
     assert not said
+    hook.source = __file__
+    hook("open", ("/dev/null", "r", 0))
+    assert not said
+    opening = 'hook("open", ("/srv/fineweb_lab/.venv/lib/numpy/version.py", "r", 0))'
+    for file, blamed in ((__file__, 1), ("/usr/lib/python3/pathlib.py", 1), ("/usr/lib/python3/inspect.py", 0)):  # who calls open
+        hook.armed = True
+        exec(compile(opening, file, "exec"))
+        assert said == [("B2", "opens /srv/fineweb_lab/.venv/lib/numpy/version.py, which is not in its folder")] * blamed
+        said.clear()
     hook("open", ("/srv/fineweb_val_000000.bin", "r", 0))
     assert said[0][0] == "B2"
 
@@ -418,6 +428,10 @@ HOSTILE = {
     "walks the garbage collector": ("S5: walks", "import gc\n[o for o in gc.get_objects() if hasattr(o, 'targets')]"),
     "walks the stack": ("S5: walks", "import sys\nframe = sys._getframe(1)\nwhile frame:\n    frame = frame.f_back"),
     "reads another process's memory": ("S5: opens /proc", "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb').read(1)"),
+    "reads the texts of packages": (
+        "B2: opens .*which is not in its folder",
+        "import pathlib, numpy\npathlib.Path(numpy.__file__).read_text()",
+    ),
     "decompression bomb": (
         "limit: .*memory",
         "import zlib\npacked = zlib.compress(bytes(1 << 24))\nwhole = [zlib.decompress(packed) for _ in range(4000)]",
@@ -765,13 +779,18 @@ def test_a_score_that_is_not_the_artifacts(record, tiny, tmp_path, capsys, monke
 
 @pytest.fixture
 def scored_as(tiny, tmp_path, monkeypatch):
-    """scored_as(folder, bpb, *arguments): the verdict where every artifact's score comes out as bpb, without running any."""
+    """scored_as(folder, bpb, *arguments, noise=, names=): the verdict where every artifact's score comes out as bpb, without running any.
+    noise: how far a target's nats are from the mean in one run and another; names: how many were looked up in vain."""
 
-    def verdict(folder, bpb, *arguments):
+    def verdict(folder, bpb, *arguments, noise=0.01, names=0):
+        runs = iter(range(9))
+
         def score(referee, folder, artifact):
             table = train_gpt.ByteTable.load(tiny.tokenizer)
             total = table.target_bytes(referee.tokens[:-1], referee.tokens[1:]).sum()
-            return np.full(len(referee.tokens) - 1, bpb * np.log(2) * total / (len(referee.tokens) - 1)), {"scoring_s": 1.0}
+            nats = np.full(len(referee.tokens) - 1, bpb * np.log(2) * total / (len(referee.tokens) - 1))
+            nats[:2] += noise * next(runs) * np.array([1, -1])
+            return nats, {"scoring_s": 1.0, "probes": {"names_left": names}}
 
         monkeypatch.setattr(Referee, "score", score)
         status = rescore(folder, tiny, tmp_path / "v.json", "--probes", "12", *arguments)
@@ -807,6 +826,32 @@ def test_a_part_or_no_jail_verifies_nothing(finished, tmp_path, scored_as, capsy
         status, verdict = scored_as(folder, bpb, *arguments)
         assert status == 0 and verdict["verified"] is (not arguments)
         assert ("not verified" in capsys.readouterr().out) is bool(arguments)
+    status, verdict = scored_as(folder, bpb, names=NAMES_LEFT + 1)
+    assert status == 0 and not verdict["verified"] and "names left: 201 were looked up in vain" in capsys.readouterr().out
+    assert scored_as(folder, bpb, names=NAMES_LEFT)[1]["verified"]
+    status, verdict = scored_as(folder, bpb, noise=1e-6)  # the weights of one run, packed in two ways
+    assert status == 1 and [entry["rule"] for entry in verdict["violations"]] == ["E2"]
+
+
+def test_names_looked_up_in_vain_are_counted_and_cleared(score, monkeypatch):
+    """One process could tell the next which targets were dear by names that it looks up: the kernel knows them faster from then on."""
+    leaves_word = "        import os\n        [os.access(f'/usr/lib/{i}_{tokens.sum()}', 0) for i in range(600)]\n"
+    source = SCORER.replace("        out = self.table[", leaves_word + "        out = self.table[")
+    assert source != SCORER
+    if os.access("/proc/sys/vm/drop_caches", os.W_OK):
+        assert score(source)[1]["probes"]["names_left"] <= NAMES_LEFT
+    monkeypatch.setattr("referee.forget_names", lambda: None)
+    left = score(source)[1]["probes"]["names_left"]
+    assert left is None or left > NAMES_LEFT
+
+
+def test_another_tokenizer_than_the_referees(record, tiny, tmp_path, scored_as):
+    folder = tmp_path / record.parent.name / record.name
+    shutil.copytree(record, folder)
+    claim = json.loads((folder / "submission.json").read_text())
+    (folder / "submission.json").write_text(json.dumps(claim | {"tokenizer_sha256": "ab" * 32}))
+    status, verdict = scored_as(folder, claim["val_bpb"], "--unchecked")
+    assert status == 1 and [entry["rule"] for entry in verdict["violations"]] == ["B3"]
 
 
 def test_data_that_the_submission_could_read(record, tiny, tmp_path, capsys, monkeypatch):

@@ -65,11 +65,13 @@ class Offences:
         "sys.setprofile",
     )
     MEMORY = re.compile(r"/proc/(\d+|self|thread-self)/(mem|maps|smaps|pagemap|environ|fd|fdinfo|task|cwd|root|auxv|syscall|stack)\b")
+    OPENERS = re.compile(r"/(pathlib|codecs|gzip|lzma|bz2|zipfile|fileinput|tokenize|linecache|shutil)(\.py|/\w+\.py)$")
     DATA = re.compile(r"_(val|train)_\d*[^/]*\.bin$|fineweb[^/]*$", re.IGNORECASE)
 
     def __init__(self, reply: int, source: str, writable: list[str], readable: list[str]):
         self.reply, self.source, self.armed = reply, source, False
         self.writable, self.libraries = tuple(writable), tuple(f"{path}/" for path in readable)
+        self.texts = ("/usr/", "/lib", "/etc/", *self.libraries)  # what the jail shows of the machine, for libraries to use
         self.getframe, self.exit, self.write = sys._getframe, os._exit, write_message
         self.compiles = False  # torch.compile starts compilers
 
@@ -90,7 +92,14 @@ class Offences:
 
     def from_submission(self, depth: int) -> bool:
         """Whether the code that caused the event is the submission's own file, not a library it uses."""
-        return self.file_of(depth + 1) == self.source
+        return self.file_of(depth) == self.source
+
+    def asked_by_submission(self) -> bool:
+        """Whether an event is the submission's doing, be it by way of modules that open files for others."""
+        depth = 3
+        while self.OPENERS.search(file := self.file_of(depth)):
+            depth += 1
+        return file == self.source
 
     def looks_for_a_library(self, event: str, args: tuple) -> bool:
         """Whether ctypes.util asks ldconfig, as PyTorch's CUDA build lets it when it is imported. Python 3.13 says so twice, the second
@@ -113,6 +122,8 @@ class Offences:
                 self.offend("B2", f"opens {whole}, which is data")
             if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not whole.startswith(self.writable) and self.from_submission(3):
                 self.offend("B2", f"writes to {whole}, outside its scratch folder")
+            if whole.startswith(self.texts) and self.asked_by_submission():
+                self.offend("B2", f"opens {whole}, which is not in its folder")
         elif event in self.NETWORK:
             self.offend("B2", f"uses the network ({event})")
         elif event in self.PROGRAMS:

@@ -101,6 +101,8 @@ def build_root(root: str, readable: list[str], folder: str, scratch_bytes: int, 
         mount("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     except OSError:
         lacking.append("no /proc inside (this system does not let one be mounted)")
+    else:  # numbers of the whole machine, some of which one process could leave to the next
+        mount("none", root + "/proc/sys", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555")
     os.makedirs(root + "/old")
     call(libc.syscall(PIVOT_ROOT[os.uname().machine], (root).encode(), (root + "/old").encode()), "pivot_root")
     os.chdir("/")

@@ -94,10 +94,11 @@ def rounded(value: float | None, digits: int = 8) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def spread(logs: list[LogFacts]) -> dict[str, object]:
-    losses, bpbs = [f.final["val_loss"] for f in logs], [f.final["val_bpb"] for f in logs]
+def spread(runs: list[dict]) -> dict[str, object]:
+    """Means and standard deviations of the scores of runs, each with val_loss and val_bpb."""
+    losses, bpbs = [run["val_loss"] for run in runs], [run["val_bpb"] for run in runs]
     return {
-        "n": len(logs),
+        "n": len(runs),
         "val_bpb": rounded(mean(bpbs)),
         "val_bpb_sd": rounded(sd(bpbs)),
         "val_loss": rounded(mean(losses)),
@@ -136,7 +137,7 @@ def derive(folder: Path, track: str, logs: dict[str, LogFacts], controls: dict[s
     control = None
     if controls:
         theirs = list(controls.values())
-        control = spread(theirs) | {"code_sha256": theirs[0].about["code_sha256"], "device": theirs[0].about["device"]}
+        control = spread([f.final for f in theirs]) | {"code_sha256": theirs[0].about["code_sha256"], "device": theirs[0].about["device"]}
         control["gain_nats"] = rounded(mean([f.final["val_loss"] for f in theirs]) - mean([f.final["val_loss"] for f in facts]))
     files = [name for name in folder_files(folder) if name not in UNHASHED and (folder / name).is_file()]
     return {
@@ -145,7 +146,7 @@ def derive(folder: Path, track: str, logs: dict[str, LogFacts], controls: dict[s
         "name": folder.name,
         "date": folder.name[:10],
         "seeds": [int(f.about["seed"]) for f in facts],
-        **spread(facts),
+        **spread([f.final for f in facts]),
         "total_bytes": worst.size["total_bytes"],
         "code_bytes": worst.size["code_bytes"],
         "model_bytes": worst.size["model_bytes"],

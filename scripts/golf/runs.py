@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import importlib.util
+import math
 import re
 import sys
 from pathlib import Path
@@ -21,6 +23,8 @@ PAIR = re.compile(r"([A-Za-z_][\w./-]*):(.*)")
 NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?(e[+-]?\d{1,2})?")
 NUMERIC_SETTINGS = ("SEED", "MAX_WALLCLOCK_SECONDS", "TRAIN_BATCH_TOKENS", "VAL_TOKENS", "ITERATIONS")
 FINAL = "final_sliding_window_exact"
+ONCE = re.compile(r"(trained steps|size code_bytes|total_submission_size|scored val_loss|peak_memory_bytes)(?=[:_ ])")
+EPOCHS = ("epoch", "begins_at_step")
 
 
 class LogError(Exception):
@@ -58,6 +62,7 @@ class LogFacts:
     finals: int  # how many final lines there are
     steps: list[Step]
     auxiliary: dict[str, float]
+    twice: list[str]  # how lines begin that stand there again, though the run did not go on in between
 
     @property
     def train_seconds(self) -> float:
@@ -109,11 +114,13 @@ def parse_log(text: str) -> LogFacts:
     spans: dict[str, float] = {}
     auxiliary: dict[str, float] = {}
     steps: list[Step] = []
-    said_total, finals = None, 0
+    said_total, finals, resumed, times = None, 0, 0, collections.Counter()
     for number, line in enumerate(text.split("\n"), 1):
         line = line.rstrip("\r")
         if FREE_TEXT.match(line):
             continue
+        times.update(ONCE.findall(line))
+        resumed += line.startswith("resumed ")
         if m := re.fullmatch(r"setting (\w+)=(.*) from:.*", line):
             settings[m[1]] = m[2]
         elif m := re.fullmatch(r"total_submission_size_quant_(\w+): (\d+) bytes", line):
@@ -123,7 +130,8 @@ def parse_log(text: str) -> LogFacts:
             if {"step", "train_s", "tokens_per_s"} <= row.keys():
                 steps.append(Step(number, int(row["step"]), row["train_s"], row["tokens_per_s"], row.get("train_loss")))
         elif line.startswith("peak_memory_bytes:"):
-            spans = {key.removesuffix("_s"): value for key, value in numbers(line).items() if key.endswith("_s")}
+            row = {key.removesuffix("_s"): value for key, value in numbers(line).items() if key.endswith("_s")}
+            spans = row | {key: max(row.get(key, 0.0), spans[key]) for key in spans.keys() & set(COUNTED_SPANS)}
         elif line.startswith("auxiliary "):
             row = pairs(line.removeprefix("auxiliary "))
             if re.fullmatch(r"\d+\.\d+", row.get("val_bpb", "")):
@@ -131,6 +139,8 @@ def parse_log(text: str) -> LogFacts:
         elif m := re.match(r"(data|size|trained|scored|export|resumed|" + FINAL + r") (?=\w+:)", line):
             rest = line[m.end() :]
             row = numbers(rest)
+            if m[1] == "data" and any(by_label.get("data", row).get(k, row[k]) != row[k] for k in row if k not in EPOCHS):
+                times["data"] = math.inf
             by_label.setdefault(m[1], {}).update(row)
             if m[1] == "resumed" and {"step", "train_s"} <= row.keys():
                 steps.append(Step(number, int(row["step"]), row["train_s"], None))
@@ -140,7 +150,7 @@ def parse_log(text: str) -> LogFacts:
                 hashes |= hexes
             elif m[1] == "size":
                 about |= hexes
-        elif (m := PAIR.fullmatch(line)) and not line.startswith(("epoch:", "begins_at_step:")):
+        elif (m := PAIR.fullmatch(line)) and not line.startswith(EPOCHS):
             value, before = m[2].strip(), about.get(m[1], "")
             if m[1] == "device" and before:  # a run that went on elsewhere names every device it had
                 value = before if value in before.split(", then ") else f"{before}, then {value}"
@@ -166,7 +176,8 @@ def parse_log(text: str) -> LogFacts:
             raise LogError(name)
     labels = (by_label.get(name, {}) for name in ("data", "size", "trained", "scored", "export", FINAL))
     data, size, trained, scored, gap, final = labels
-    return LogFacts(settings, about, data, hashes, size, said_total, trained, scored, gap, spans, final, finals, steps, auxiliary)
+    twice = [line for line, n in times.items() if n > 1 + resumed]
+    return LogFacts(settings, about, data, hashes, size, said_total, trained, scored, gap, spans, final, finals, steps, auxiliary, twice)
 
 
 def import_trainer(path: Path) -> ModuleType:

@@ -191,6 +191,12 @@ def reaches(tree: ast.Module, packages: frozenset[str]) -> list[tuple[int, str]]
     return sorted(set(found))
 
 
+def setting_names(tree: ast.Module) -> set[str]:
+    """The names that calls of Setting declare."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and dotted(node.func) == "Setting" and node.args)
+    return {node.args[0].value for node in calls if isinstance(node.args[0], ast.Constant)}
+
+
 def sections(text: str) -> dict[str, str]:
     """The text between `# shared: begin NAME` and `# shared: end NAME`, by name."""
     return {m[1]: m[2] for m in re.finditer(r"^# shared: begin (\w+)\n(.*?)^# shared: end \1$", text, re.MULTILINE | re.DOTALL)}
