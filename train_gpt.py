@@ -103,9 +103,9 @@ COMMON_SETTINGS = [
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
-    Setting("NGRAM_CACHE", 0, (0, 16), "scoring also asks what followed the last 1, 2 and up to so many tokens before; 0: it does not"),
+    Setting("NGRAM_CACHE", 0, (0, 16), "scoring also asks what followed the last 1 to so many tokens before (0.5 kB a token); 0: no"),
     Setting("TTT_LR", 0.0, (0.0, 0.01), "test-time training on each window once it is scored: Adam learning rate; 0: none"),
-    Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets on which the weights before export are scored too, for the export gap"),
+    Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets, in whole windows, scored before export too: the export gap"),
 ]
 # What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
 MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
@@ -117,8 +117,7 @@ EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
 class Settings:
     """Resolved settings: `s.MODEL_DIM` is a value, `s.sources["MODEL_DIM"]` says where it came from."""
     def __init__(self, table: list[Setting]):
-        self.table = {x.name: x for x in table}
-        self.values = {x.name: x.default for x in table}
+        self.table, self.values = {x.name: x for x in table}, {x.name: x.default for x in table}
         self.sources, self.warnings = dict.fromkeys(self.table, "default"), []
     def __getattr__(self, name: str) -> int | float | str:
         if name.startswith("_") or name not in self.values: raise AttributeError(f"no setting is called {name}")
@@ -168,7 +167,7 @@ def check_settings(s: Settings) -> None:
     """Check the settings against one another, before anything is loaded. Raises UserError."""
     for big, small in (("MODEL_DIM", "NUM_HEADS"), ("NUM_HEADS", "NUM_KV_HEADS"), ("TRAIN_BATCH_TOKENS", "TRAIN_SEQ_LEN")):
         a, b = s.values[big], s.values[small]
-        if a % b: raise UserError(f"{big}={a} is not divisible by {small}={b}; {nearby(a, b)}")
+        if a % b: raise UserError(f"{big}={a} is not divisible by {small}={b}; {nearby(a, 2 * b if small == 'NUM_HEADS' else b)}")
     for name in ("TARGET_BYTES", "CALIBRATION_TOKENS", "BALANCE_TOKENS", "DEAD_ZONE"):
         if s.values[name] and s.QUANT == "clip": raise UserError(f"{name}={s.values[name]} needs QUANT=step; set that, or {name}=0")
     width, stride, length, limit = s.MODEL_DIM, s.EVAL_STRIDE, s.EVAL_SEQ_LEN, s.MAX_WALLCLOCK_SECONDS or s.ITERATIONS
@@ -196,10 +195,10 @@ def check_resumable(folder: Path, source: bytes) -> None:
         raise UserError(f"the source has changed since {folder} began; go on with its own: python3 {copy} --resume {folder}")
 def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Settings:
     """Resolve the settings of a command line: defaults < run folder < --config < environment < KEY=VALUE. Raises UserError."""
-    args = command_line().parse_intermixed_args(argv)
-    s = Settings(SETTINGS)
+    args, s = command_line().parse_intermixed_args(argv), Settings(SETTINGS)
     folder = Path(args.resume) if args.resume else Path(args.eval_only).parent if args.eval_only else None
     if args.resume: check_resumable(folder, SOURCE)
+    if args.eval_only and not Path(args.eval_only).is_file(): raise UserError(f"--eval-only {args.eval_only}: there is no such file")
     if folder and (args.resume or not args.config) and (folder / "settings.env").is_file():
         s.read_file(folder / "settings.env", any_twin=bool(args.eval_only))
         s.values["DEVICE"] = s.DEVICE if args.resume else "auto"  # an artifact is scored wherever it is
@@ -212,6 +211,7 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
         s.set(name, value, "command line")
     if args.resume and (changed := [n for n in begun if s.values[n] != begun[n] and n not in MAY_CHANGE]):
         raise UserError(f"--resume {folder}: it began with {changed[0]}={begun[changed[0]]}; only {' '.join(MAY_CHANGE)} may change")
+    if args.resume: s.warnings += [f"{n} was {begun[n]}, is {s.values[n]} now" for n in MAY_CHANGE if s.values.get(n) != begun.get(n)]
     check_settings(s)
     return s
 # shared: end settings
@@ -285,7 +285,7 @@ def resolve_device(s: Settings) -> Runtime:
         dtype = torch.float32
     triton = capability >= (7, 0) and importlib.util.find_spec("triton") is not None
     if use_compile and not triton: notes.append(f"no Triton (capability {capability}, {platform.system()}): running without torch.compile")
-    graphs = s.COMPILE == "auto" and triton and Runtime.world == 1 and not s.MICROBATCH_TOKENS
+    graphs = s.COMPILE == "auto" and triton and Runtime.world == 1 and not 0 < s.MICROBATCH_TOKENS < s.TRAIN_BATCH_TOKENS
     return Runtime(device, dtype, use_compile and triton, notes, graphs)
 
 # Shards and batches ===================================================================================================
@@ -297,8 +297,7 @@ def open_shard(path: str | Path) -> np.ndarray:
     """Memory-map a shard: (tokens,) uint16. Raises DataError unless magic, version and exact size fit."""
     path = Path(path)
     try:
-        size = path.stat().st_size
-        header = np.fromfile(path, "<i4", SHARD_HEADER_BYTES // 4)
+        size, header = path.stat().st_size, np.fromfile(path, "<i4", SHARD_HEADER_BYTES // 4)
     except OSError as e: raise DataError(f"cannot read the shard {path}: {e.strerror}") from None
     wrong = ""
     if len(header) * 4 < SHARD_HEADER_BYTES: wrong = f"{size} bytes are less than a shard's header of {SHARD_HEADER_BYTES}"
@@ -321,7 +320,7 @@ def check_tokens(tokens: np.ndarray, vocab_size: int, where: Path) -> None:
 def load_tokens(pattern: str, limit: int, vocab_size: int) -> np.ndarray:
     """The first `limit` + 1 tokens of a stream that starts with BOS: (n,) uint16, n - 1 of them targets. Raises DataError."""
     paths = find_shards(pattern)
-    tokens = np.concatenate([open_shard(path) for path in paths])[: limit + 1]
+    tokens = np.concatenate([open_shard(path)[: limit + 1] for path in paths])[: limit + 1].copy()
     check_tokens(tokens, vocab_size, paths[0])
     if len(tokens) < 2 or tokens[0] != BOS:
         raise DataError(f"{paths[0]}: a stream starts with BOS (token {BOS}) and holds 2 tokens or more; this starts with {tokens[:2]}")
@@ -331,7 +330,7 @@ class TrainSequences:
     """Training batches in an order that depends on the seed and the step alone, on any number of devices: each epoch shuffles all
     sequences anew. A sequence lies within one shard. Each epoch cuts the shards at another offset, to see other boundaries."""
     def __init__(self, s: Settings, rank: int = 0, world: int = 1):
-        paths = find_shards(f"{s.DATA_PATH}/*_train_*.bin")
+        paths = find_shards(f"{glob.escape(s.DATA_PATH)}/*_train_*.bin")
         self.shards = [open_shard(path) for path in paths]
         self.seq_len, self.seed, self.shuffled_epoch = s.TRAIN_SEQ_LEN, s.SEED, -1
         self.batch_size = s.TRAIN_BATCH_TOKENS // s.TRAIN_SEQ_LEN  # sequences, over all devices
@@ -351,8 +350,7 @@ class TrainSequences:
             rng = np.random.default_rng([self.seed, epoch])
             self.order, self.shuffled_epoch = rng.permutation(self.per_epoch), epoch
             self.offset = int(rng.integers(self.seq_len)) if epoch else 0
-        pick = int(self.order[position])
-        shard = int(np.searchsorted(self.ends, pick, "right"))
+        shard = int(np.searchsorted(self.ends, pick := int(self.order[position]), "right"))
         start = (pick - (int(self.ends[shard - 1]) if shard else 0)) * self.seq_len + self.offset
         return self.shards[shard][start : start + self.seq_len + 1]
     def batch(self, step: int) -> np.ndarray:
@@ -388,8 +386,7 @@ class ByteTable:
             return cls(1 - control, control & False, control, ~control, lambda texts: [bytes(i - 4 for i in ids if i > 3) for ids in texts])
         try: sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as e: raise DataError(f"TOKENIZER_PATH={path} is not a SentencePiece model: {e}") from None
-        ids = range(sp.get_piece_size())
-        pieces = [sp.id_to_piece(i) for i in ids]
+        pieces = list(map(sp.id_to_piece, ids := range(sp.get_piece_size())))
         byte_piece = np.array([sp.is_byte(i) for i in ids])
         boundary = np.array([sp.is_control(i) or sp.is_unknown(i) or sp.is_unused(i) for i in ids])
         leading = np.array([p.startswith("▁") for p in pieces]) & ~byte_piece & ~boundary
@@ -594,8 +591,7 @@ def second_moments(model: GPT, rows: np.ndarray) -> dict[str, np.ndarray]:
     """For round_to_grid, the sum of x x^T over the inputs x of each matrix on rows (n, T + 1), by name: (inputs, inputs) float32."""
     names, sums, at_once = {id(p): name for name, p in model.named_parameters()}, {}, max(1, 8192 // max(1, rows.shape[-1]))
     def watch(x: Tensor, weights: tuple[Tensor, ...]) -> None:
-        flat = x.flatten(0, -2).float()
-        added = flat.mT @ flat
+        added = (flat := x.flatten(0, -2).float()).mT @ flat
         for name in (names[id(w)] for w in weights): sums[name] = sums.get(name, 0) + added
     WATCH.append(watch)
     try:
@@ -649,8 +645,8 @@ class Optimizer:
         s, mu, lr, pushes = self.s, muon_momentum(self.s, step), self.s.MATRIX_LR * lr_scale, []
         if s.GRAD_CLIP_NORM: nn.utils.clip_grad_norm_(self.params.values(), s.GRAD_CLIP_NORM, foreach=True)
         for shape, names in self.stacks.items():
-            pushes.append(torch.stack([self.params[n].grad for n in names]))
-            pushes[-1].lerp_(self.momentum[shape].lerp_(pushes[-1], 1 - mu), mu)
+            grad = torch.stack([self.params[n].grad for n in names])
+            pushes.append(grad.lerp_(self.momentum[shape].lerp_(grad, 1 - mu), mu))  # Nesterov
         updates = self.orthogonalize(pushes, s.MUON_NS_STEPS, self.runtime.dtype, self.runtime.cuda)
         for (shape, names), update in zip(self.stacks.items(), updates):
             weights = [self.params[n] for n in names]
@@ -722,14 +718,14 @@ def cache_finds(tokens: np.ndarray, documents: np.ndarray, before: np.ndarray, a
     """At positions `at`, what followed the latest copies of their context, linked by `before`: tokens, -1 for none, and their shares,
     (CACHE_LATEST, n) both, and what the weight depends on, (3, n) cells of CACHE_CELLS. `documents` numbers the document of each token."""
     place, found = before[at], []
-    near = np.digitize(at - place, CACHE_FAR) * 2 + (documents[place] == documents[at])
+    far, same = np.digitize(at - place, CACHE_FAR), documents[place] == documents[at]
     for _ in range(CACHE_LATEST):
         found.append(np.where(place >= 0, tokens[place + 1], -1))
         place = np.where(place >= 0, before[place], -1)
-    found, rank = np.stack(found), np.arange(1, CACHE_LATEST + 1)[:, None]
+    found, rank, shape = np.stack(found), np.arange(1, CACHE_LATEST + 1)[:, None], (CACHE_LATEST + 1, 3, 6, 2)
     shares = (found >= 0) / rank / np.maximum(((found >= 0) / rank).sum(0), 1e-9)  # a later one has more to say
     agree = (shares * (found == found[0])).sum(0)
-    kind = np.where(found[0] >= 0, ((found >= 0).sum(0) * 3 + (agree < 0.999) + (agree < 0.5)) * 12 + near, 0)
+    kind = np.where(found[0] >= 0, np.ravel_multi_index(((found >= 0).sum(0), 2 - np.digitize(agree, (0.5, 0.999)), far, same), shape), 0)
     return found, shares, np.stack((kind, CACHE_KINDS + tokens[at] % 1024, CACHE_KINDS + 1024 + found[0] % 1024))
 def cells_told(cells: np.ndarray, p: np.ndarray, finds: np.ndarray) -> np.ndarray:
     """Cells (rows, 3, n) -> (rows, 5, n), with how well the target before was told: by p (n,), in nats; by the best of finds (rows, n)."""
@@ -786,7 +782,7 @@ class Learner(torch.optim.Adam):
         self.zero_grad()
 def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0,
           ttt: float = 0) -> np.ndarray:
-    """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`. With `ttt`, the model learns
+    """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past its window. With `ttt`, the model learns
     from each window once it is scored, at that rate, uncompiled as the referee does, and is put back at the end."""
     n = len(tokens) - 1
     batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
@@ -900,8 +896,7 @@ def rans_decode(data: bytes, parts: list) -> bytes:
     state, entries, used = np.frombuffer(data, "<i8", RANS_LANES, begin).copy(), np.empty(len(table), np.int32), 0
     words = np.frombuffer(data[begin + 8 * RANS_LANES :], "<u2").astype(np.int64)
     for at in range(0, len(table), RANS_LANES):
-        x = state[: len(table) - at]
-        slot = x & 0xFFFF
+        slot = (x := state[: len(table) - at]) & 0xFFFF
         entries[at : at + RANS_LANES] = e = slots[table[at : at + RANS_LANES], slot]
         x[:] = f[e] * (x >> 16) + slot - before[e]
         short = np.flatnonzero(x < RANS_LOW)
@@ -984,8 +979,7 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     body = memoryview(data)[ARTIFACT_PREFIX.size :]
     try:
         stream = zlib.decompressobj()
-        header = json.loads(stream.decompress(body[:header_size], MAX_HEADER_BYTES))
-        model = dict(header["model"])
+        model = dict((header := json.loads(stream.decompress(body[:header_size], MAX_HEADER_BYTES)))["model"])
         tensors = [(str(name), tuple(int(n) for n in shape), int(bits)) for name, shape, bits in header["tensors"]]
         known = set(MODEL_KEYS) <= set(model) <= {*MODEL_KEYS, *LATER_KEYS, *FORMER_KEYS}
         if not stream.eof or stream.unused_data or not known or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
@@ -1035,7 +1029,7 @@ def atomic_write(path: Path, write: Callable) -> None:
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e:
-        with contextlib.suppress(OSError): part.unlink()
+        with contextlib.suppress(OSError): part.unlink(missing_ok=True), path.parent.rmdir()  # which a run folder that is empty yet allows
         why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else e.strerror or str(e)
         raise UserError(f"could not write {path}: {why}. Nothing half-written was left; free space or name another RUNS_DIR") from None
 
@@ -1066,7 +1060,7 @@ class Log:
     def __init__(self, enabled: bool = True): self.enabled, self.file, self.kept = enabled, None, []
     def __call__(self, line: str) -> None:
         if self.enabled:
-            with contextlib.suppress(OSError, AttributeError):  # whoever listened is gone or never was; the file still does
+            with contextlib.suppress(OSError, AttributeError, UnicodeError):  # nobody listens, or not in UTF-8; the file still does
                 tqdm.write(line, file=sys.stdout)
                 sys.stdout.flush()
             self.keep(line)
@@ -1084,11 +1078,11 @@ class Log:
             self.file = open(path, "a", encoding="utf-8")
             self.file.writelines(line + "\n" for line in self.kept)
     @contextlib.contextmanager
-    def progress(self, label: str, total: float, unit: str) -> Iterator[Callable]:
+    def progress(self, label: str, total: float, unit: str, done: float = 0.0) -> Iterator[Callable]:
         """Yields bar(done_more, note=""): a tqdm line on a terminal, and elsewhere a line with the time left every 20 s."""
         live = self.enabled and sys.stderr.isatty()
-        start, done, said = time.perf_counter(), 0.0, time.perf_counter()
-        with tqdm(total=total, desc=label, unit=unit, disable=not live, leave=False, dynamic_ncols=True, unit_scale=True) as line:
+        start, said = time.perf_counter(), time.perf_counter()
+        with tqdm(None, label, total, False, unit=unit, initial=done, disable=not live, dynamic_ncols=True, unit_scale=True) as line:
             def bar(more: float, note: str = "") -> None:
                 nonlocal done, said
                 done += more
@@ -1118,8 +1112,8 @@ def create_run_folder(s: Settings, source: bytes) -> Path:
         raise UserError(f"{folder} exists and is kept as it is; choose another RUN_ID, or go on with it: --resume {folder}") from None
     except OSError as e:
         raise UserError(f"cannot make the run folder {folder}: {e.strerror}; set RUNS_DIR to a folder you may write to") from None
-    atomic_write(folder / "settings.env", lambda f: f.write(s.as_env().encode()))
     atomic_write(folder / "train_gpt.py", lambda f: f.write(source))
+    atomic_write(folder / "settings.env", lambda f: f.write(s.as_env().encode()))
     return folder
 def peak_process_bytes() -> int:
     with contextlib.suppress(ImportError):  # Windows does not say
@@ -1150,7 +1144,7 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     table = ByteTable.load(s.TOKENIZER_PATH)
     if (pieces := len(table.base_bytes)) != s.VOCAB_SIZE:
         raise DataError(f"TOKENIZER_PATH={s.TOKENIZER_PATH} has {pieces} pieces, not VOCAB_SIZE={s.VOCAB_SIZE}; set VOCAB_SIZE={pieces}?")
-    tokens = load_tokens(f"{s.DATA_PATH}/*_val_*.bin", s.VAL_TOKENS, s.VOCAB_SIZE)
+    tokens = load_tokens(f"{glob.escape(s.DATA_PATH)}/*_val_*.bin", s.VAL_TOKENS, s.VOCAB_SIZE)
     total, aux, train_tokens = audit_bytes(tokens, table), {}, 0
     for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item):
         if name in aux or re.match("xz_9e$|context_", name): raise UserError(f"AUX_VAL={s.AUX_VAL}: the name {name} is taken")
@@ -1160,7 +1154,7 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         manifest = json.loads((Path(s.DATA_PATH) / "manifest.json").read_text(encoding="utf-8"))
         log("dataset " + kv(name=manifest["name"], note=manifest["note"] or "-"))
-    for path in find_shards(f"{s.DATA_PATH}/*_train_*.bin") if with_train else []:
+    for path in find_shards(f"{glob.escape(s.DATA_PATH)}/*_train_*.bin") if with_train else []:
         shard = open_shard(path)
         check_tokens(shard, s.VOCAB_SIZE, path)
         train_tokens += len(shard)
@@ -1268,6 +1262,8 @@ class Run:
         parameters = {role: sum(w.size for n, w in weights.items() if role_of(n) == role) for role in dict.fromkeys(ROLES.values())}
         self.log("model " + kv(parameters=sum(parameters.values()), **parameters))
         self.log("forecast " + kv(code_bytes=code, model_bytes=packed, total_bytes=code + packed, cap_bytes=self.s.CAP_BYTES))
+        free, need = shutil.disk_usage(self.folder or ".").free, 20 * sum(parameters.values())
+        if free < need: self.log(f"warning: {free} bytes of disk are free; checkpoint, weights and artifact take {need}")
         reserve = 1.0 + 2.0 * (time.perf_counter() - begin) if limit else 0.0
         if reserve > limit: raise UserError(f"MAX_WALLCLOCK_SECONDS={limit}: the export alone may need {reserve:.0f} s here; raise it")
         return reserve, code + packed
@@ -1303,8 +1299,9 @@ class Run:
             clock.book()
             if r.rank == 0: save_arrays(checkpoint, stepper.state(), meta | {"step": step, "seconds": clock.seconds})
         ahead = contextlib.closing(prefetch(lambda step: stepper.prepare(order.batch(step)), step))
-        total, unit = (s.MAX_WALLCLOCK_SECONDS, "s") if s.MAX_WALLCLOCK_SECONDS else (s.ITERATIONS, "steps")
-        with ahead as batches, clock.span("train", r.synchronize), log.progress("train", total, unit) as bar:
+        total, unit, done = (s.MAX_WALLCLOCK_SECONDS, "s", first_s) if s.MAX_WALLCLOCK_SECONDS else (s.ITERATIONS, "steps", step)
+        interrupt.raises = False  # between two steps, from here on, when all can be saved
+        with ahead as batches, clock.span("train", r.synchronize), log.progress("train", total, unit, done) as bar:
             while True:
                 seconds, flying = clock.training(), len(pending)
                 soon = seconds + (flying + 1) * (seconds - first_s) / max(1, step - first_step - flying)  # when the step to come is done
@@ -1357,6 +1354,7 @@ class Run:
         sizes |= {"model_bytes": (n := path.stat().st_size), "total_bytes": sizes["code_bytes"] + n, "cap_bytes": s.CAP_BYTES}
         log("size " + kv(**sizes, artifact_sha256=sha256_of(path.read_bytes())))
         log(f"total_submission_size_quant_{s.CODEC}: {sizes['total_bytes']} bytes")
+        if s.TARGET_BYTES and abs(sizes["total_bytes"] - s.TARGET_BYTES) > s.TARGET_BYTES // 100: log("warning: that misses TARGET_BYTES")
         if sizes["total_bytes"] > s.CAP_BYTES:
             log(f"OVER THE CAP by {sizes['total_bytes'] - s.CAP_BYTES} bytes: lower BITS_MATRIX, NUM_LAYERS or MODEL_DIM, raise"
                 " STEP_MATRIX or set TARGET_BYTES; --check forecasts the size without training. The largest tensors, packed one by one:")
@@ -1415,6 +1413,7 @@ class Run:
         go_on = "go on with: " + shlex.join(["python3", str(self.folder / "train_gpt.py"), "--resume", str(self.folder)])
         model = self.build()
         try:
+            interrupt.raises = True
             if (self.folder / "weights.npz").exists():
                 weights, meta = load_arrays(self.folder / "weights.npz")
                 model.load_weights(weights)
@@ -1423,9 +1422,8 @@ class Run:
             else: meta = self.train(model, interrupt)
             interrupt.raises = True
             if interrupt.signal: raise Interrupted
-            sizes = self.export(model)
-            late = clock.training() - (s.MAX_WALLCLOCK_SECONDS or math.inf)
-            if late > 0: log(f"warning: the export ended {late:.1f} s after MAX_WALLCLOCK_SECONDS; for a record, run on a quieter machine")
+            sizes, limit = self.export(model), s.MAX_WALLCLOCK_SECONDS or math.inf
+            if (late := clock.training() - limit) > 0: log(f"warning: export {late:.1f} s past MAX_WALLCLOCK_SECONDS; a quieter machine helps")
             result, nats = self.score_artifact(self.folder / "artifact.bin")
             result |= self.export_gap(model, nats) | sizes | self.about | {k: meta[k] for k in ("steps", "train_tokens", "epochs")}
             result |= {"train_seconds": clock.training(), "seconds": clock.seconds, "settings": s.values}
@@ -1441,12 +1439,14 @@ class Run:
             log(f"diverged: {e}")
             return EXIT_DIVERGED
         except Exception as e:
+            held = ", ".join(sorted(os.listdir(self.folder))) + " (steps taken are in checkpoint.npz or weights.npz)"
             advice = "\nlower MICROBATCH_TOKENS (16384 to begin with) and EVAL_BATCH_TOKENS" * ("memory" in str(e))
-            log(f"failed: {type(e).__name__}: {e}{advice}\nwhat was reached is in {self.folder}; when mended, {go_on}")
+            log(f"failed: {type(e).__name__}: {e}{advice}\n{self.folder} holds {held}; when mended, {go_on}")
             raise
     def eval_only(self, path: Path) -> int:
         if (copy := path.parent / "train_gpt.py").is_file() and copy.read_bytes() != SOURCE:
             self.log(f"note: this run has its own source, edited or packed, which scores it so: python3 {copy} --eval-only {path}")
+        if not copy.is_file(): self.log(f"note: no run folder here says what it was trained on; scored with {self.s.TOKENIZER_PATH}")
         result, _ = self.score_artifact(path)
         self.log("final_sliding_window_exact " + kv(val_loss=result["val_loss"], val_bpb=result["val_bpb"]))
         return 0
@@ -1464,8 +1464,8 @@ class Run:
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
         windows, reach = 8 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN, min(s.EVAL_SEQ_LEN, s.ATTN_WINDOW or s.EVAL_SEQ_LEN)
         tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]
-        with self.clock.span("windows", r.synchronize):
-            score(model, tokens, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
+        for span, part in ("imports", tokens[: s.EVAL_SEQ_LEN + 2]), ("windows", tokens):  # the first step of learning loads half of torch
+            with self.clock.span(span, r.synchronize): score(model, part, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         whole, timed = (len(list(score_windows(len(x) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE))) for x in (self.data.val_tokens, tokens))
         scoring_s = self.clock.read("windows") * whole / timed
         total = min(int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else 10**9, s.ITERATIONS or 10**9)

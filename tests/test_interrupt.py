@@ -117,6 +117,23 @@ def test_stopped_at_the_first_or_last_step(main, finished, tmp_path, during, ste
     same_as_uninterrupted(tmp_path / "runs/x", finished)
 
 
+@pytest.mark.parametrize("where, name", [(train_gpt.Run, "calibrate"), (Stepper, "warm_up")])
+def test_stopped_before_the_first_step_is_stopped_at_once(main, finished, tmp_path, during, where, name):
+    """The forecast and compiling can take minutes: a signal does not wait for the first step."""
+    with during(where, name, send(signal.SIGTERM)), during(Stepper, "launch", lambda: pytest.fail("a step was taken")):
+        done = main(RUN_ID="x")
+    assert done.code == 143 and "interrupted, nothing is lost; go on with:" in done.out
+    assert main("--resume", tmp_path / "runs/x", bare=True).code == 0
+    same_as_uninterrupted(tmp_path / "runs/x", finished)
+
+
+def test_what_a_resume_changes_is_said(main, tmp_path, during):
+    with during(Stepper, "launch", send(signal.SIGINT), at_step(4)):
+        assert main(RUN_ID="x").code == 130
+    done = main("--resume", tmp_path / "runs/x", bare=True, ITERATIONS=6)
+    assert done.code == 0 and "note: ITERATIONS was 12, is 6 now\n" in done.out and done.out.count(" now\n") == 1
+
+
 def test_a_signal_from_outside(tiny, main, tmp_path):
     process = start_trainer(*tiny.settings(RUNS_DIR=tmp_path, RUN_ID="x", ITERATIONS=10**9))
     for line in process.stdout:
@@ -283,6 +300,10 @@ def test_disk_full_at_the_end_of_each_file(main, finished, tmp_path, monkeypatch
     folder = tmp_path / "runs/x"
     assert done.code == 2 and f"could not write {folder / name}: the disk is full" in done.err
     assert not (folder / name).exists() and not list(folder.glob("*.part"))
+    if name == "weights.npz":
+        assert "x holds settings.env, train.log, train_gpt.py (steps taken are in checkpoint.npz or weights.npz)" in done.out
+    if name == "train_gpt.py":
+        assert not folder.exists()  # so that the same command works when there is room
     if name not in ("settings.env", "train_gpt.py"):
         assert main("--resume", folder, bare=True).code == 0
         same_as_uninterrupted(folder, finished)

@@ -113,8 +113,8 @@ def test_bad_files(tmp_path):
 @pytest.mark.parametrize(
     "items,words",
     [
-        (["MODEL_DIM=250", "NUM_HEADS=8"], "MODEL_DIM=250 is not divisible by NUM_HEADS=8; try 248 or 256"),
-        (["MODEL_DIM=8", "NUM_HEADS=12"], "MODEL_DIM=8 is not divisible by NUM_HEADS=12; try 12"),
+        (["MODEL_DIM=250", "NUM_HEADS=8"], "MODEL_DIM=250 is not divisible by NUM_HEADS=8; try 240 or 256"),
+        (["MODEL_DIM=8", "NUM_HEADS=12"], "MODEL_DIM=8 is not divisible by NUM_HEADS=12; try 24"),
         (["NUM_HEADS=6", "NUM_KV_HEADS=4"], "NUM_HEADS=6 is not divisible by NUM_KV_HEADS=4; try 4 or 8"),
         (["MODEL_DIM=18", "NUM_HEADS=6"], "odd width"),
         (["TRAIN_BATCH_TOKENS=1000", "TRAIN_SEQ_LEN=64"], "TRAIN_BATCH_TOKENS=1000 is not divisible by TRAIN_SEQ_LEN=64; try 960 or 1024"),
@@ -175,7 +175,7 @@ def test_help_prints_every_setting(capsys):
 def test_bad_settings_end_with_status_2_and_one_line(main, tmp_path):
     done = main(MODEL_DIM=250, NUM_HEADS=8)
     assert (done.code, done.out) == (2, "")
-    assert done.err == "error: MODEL_DIM=250 is not divisible by NUM_HEADS=8; try 248 or 256\n"
+    assert done.err == "error: MODEL_DIM=250 is not divisible by NUM_HEADS=8; try 240 or 256\n"
     assert not (tmp_path / "runs").exists()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -121,6 +122,7 @@ def test_eval_only_of_an_artifact_alone(main, finished, result, tmp_path, tiny):
     data = dict(DATA_PATH=tiny.folder, TOKENIZER_PATH=tiny.tokenizer, VAL_TOKENS=1500, VOCAB_SIZE=300, DEVICE="cpu")
     done = main("--eval-only", tmp_path / "a.bin", bare=True, **data)
     assert float(line_of(done.out, "final_sliding_window_exact ")["val_bpb"]) == pytest.approx(result["val_bpb"], abs=1e-6)
+    assert f"note: no run folder here says what it was trained on; scored with {tiny.tokenizer}\n" in done.out
     assert line_of(done.out, "scored ")["seq_len"] == "64"  # as it was scored, from the header
     other = main("--eval-only", tmp_path / "a.bin", bare=True, **data, EVAL_SEQ_LEN=32, EVAL_STRIDE=32)
     assert line_of(other.out, "scored ")["seq_len"] == "32"
@@ -129,7 +131,7 @@ def test_eval_only_of_an_artifact_alone(main, finished, result, tmp_path, tiny):
 
 def test_eval_only_refuses_what_is_no_artifact(main, finished, tmp_path):
     (tmp_path / "cut.bin").write_bytes((finished[0] / "artifact.bin").read_bytes()[:-5])
-    for name, words in (("cut.bin", "the file is cut or damaged"), ("none.bin", "cannot read the artifact")):
+    for name, words in (("cut.bin", "the file is cut or damaged"), ("none.bin", "there is no such file")):
         done = main("--eval-only", tmp_path / name)
         assert done.code == 2 and words in done.err
 
@@ -170,9 +172,25 @@ def test_an_export_that_outlasts_the_clock_is_told(main, finished, monkeypatch, 
 
     monkeypatch.setattr(train_gpt.Run, "calibrate", slow)
     done = main(RUN_ID="late", MAX_WALLCLOCK_SECONDS=2.5)
-    late = float(re.search(r"^warning: the export ended ([0-9.]+) s after MAX_WALLCLOCK_SECONDS; ", done.out, re.M)[1])
+    late = float(re.search(r"^warning: export ([0-9.]+) s past MAX_WALLCLOCK_SECONDS; ", done.out, re.M)[1])
     seconds = json.loads((tmp_path / "runs/late/result.json").read_text())["train_seconds"]
-    assert done.code == 0 and late == pytest.approx(seconds - 2.5, abs=0.1) and "after MAX_WALLCLOCK_SECONDS" not in finished[1].out
+    assert done.code == 0 and late == pytest.approx(seconds - 2.5, abs=0.1) and "past MAX_WALLCLOCK_SECONDS" not in finished[1].out
+
+
+def test_a_byte_target_that_no_step_reaches_is_told(main):
+    done = main(ITERATIONS=2, QUANT="step", CODEC="rans", TARGET_BYTES=10**6)
+    assert done.code == 0 and "\nwarning: that misses TARGET_BYTES\n" in done.out
+
+
+def test_a_name_that_the_terminal_cannot_show(tiny, tmp_path):
+    done = run_trainer(*tiny.settings(RUNS_DIR=tmp_path, RUN_ID="Łódź", ITERATIONS=1), PYTHONIOENCODING="cp1252")
+    assert done.code == 0, done.err
+    assert "setting RUN_ID=Łódź " in (tmp_path / "Łódź" / "train.log").read_text(encoding="utf-8")
+
+
+def test_a_folder_whose_name_looks_like_a_pattern(tiny, main, tmp_path):
+    shutil.copytree(tiny.folder, tmp_path / "da[1]ta")
+    assert main("--check", DATA_PATH=tmp_path / "da[1]ta").code == 0
 
 
 def test_over_the_cap_scores_names_tensors_and_ends_with_status_3(main, tmp_path):
