@@ -1423,7 +1423,7 @@ class Run:
             interrupt.raises = True
             if interrupt.signal: raise Interrupted
             sizes, limit = self.export(model), s.MAX_WALLCLOCK_SECONDS or math.inf
-            if (late := clock.training() - limit) > 0: log(f"warning: export {late:.1f} s past MAX_WALLCLOCK_SECONDS; a quieter machine helps")
+            if (late := clock.training() - limit) > 0: log(f"warning: export {late:.1f} s past MAX_WALLCLOCK_SECONDS; use a quiet machine")
             result, nats = self.score_artifact(self.folder / "artifact.bin")
             result |= self.export_gap(model, nats) | sizes | self.about | {k: meta[k] for k in ("steps", "train_tokens", "epochs")}
             result |= {"train_seconds": clock.training(), "seconds": clock.seconds, "settings": s.values}
