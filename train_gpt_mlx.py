@@ -920,7 +920,8 @@ def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
 def pack_tensor(w: np.ndarray, bits: int, s: Settings, step: float = 0.0, hessian: np.ndarray | None = None) -> bytes:
     """float16 for bits 16; else float16 scales and whole numbers: int8 with a scale per row, or for bits 0 int16 with one step."""
     if bits == 16:  # beside rounded matrices, 7 significant bits of 11 are plenty, and zeros cost nothing
-        return (w.astype("<f2").view("<u2") + (8 if step else 0) & (0xFFF0 if step else 0xFFFF)).astype("<u2").tobytes()
+        half, kept = (8, 0xFFF0) if s.QUANT == "step" else (0, 0xFFFF)
+        return ((w.astype("<f2").view("<u2") + half) & kept).astype("<u2").tobytes()
     w, lean = np.asarray(w, np.float32), min(s.DEAD_ZONE * step, 0.3)
     scales, symbols = quantize_rows(w, bits) if bits else (grid := grid_step(w, step), round_to_grid(w, grid, hessian, s.GPTQ_DAMP, lean))
     return scales.astype("<f2").tobytes() + symbols.astype("<i2" if not bits else "i1").tobytes()
@@ -949,14 +950,13 @@ def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict 
         if not np.isfinite(w).all() or np.abs(w).max(initial=0) > 65_000 or not np.isfinite(hessians.get(name, 0)).all():
             raise UserError(f"cannot export {name}: it holds nan, inf or values beyond float16; lower the learning rates")
     tensors = [[name, list(w.shape), bits_of(s, name)] for name, w in sorted(weights.items(), key=lambda x: (bits_of(s, x[0]), x[0]))]
-    raw = b"".join(pack_tensor(weights[n], b, s, steps.get(n, s.QUANT == "step"), hessians.get(n)) for n, _, b in tensors)
+    raw = b"".join(pack_tensor(weights[n], b, s, steps.get(n, 0.0), hessians.get(n)) for n, _, b in tensors)
     if len(raw) > (most := MAX_RANS_BYTES if s.CODEC == "rans" else MAX_RAW_BYTES):
         raise UserError(f"the weights take {len(raw)} bytes before CODEC={s.CODEC}, which takes {most}; lower BIGRAM_ROWS or MODEL_DIM")
     header = {"model": {key: getattr(s, key) for key in MODEL_KEYS + LATER_KEYS}, "tensors": tensors}
     header_bytes = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     payload = compress(raw, s.CODEC, sections(tensors))
-    rest = len(header_bytes), len(payload), len(raw), zlib.crc32(raw)
-    version = 2 if s.QUANT == "step" or s.CODEC == "rans" else 1
+    version, rest = 1 + (s.QUANT == "step" or s.CODEC == "rans"), (len(header_bytes), len(payload), len(raw), zlib.crc32(raw))
     return ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, version, CODECS.index(s.CODEC), 0, *rest) + header_bytes + payload
 def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     """(model settings, float32 weights by name) of an artifact. Every length is checked before it is used. Raises ArtifactError."""
