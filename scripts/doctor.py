@@ -29,6 +29,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NEEDED_PYTHON, CUDA_DRIVER = (3, 11), 580  # the driver that CUDA 13 takes
 WORKLOAD = "6 blocks x 192, 512 tokens, head 1024, forward + backward"
 CHECK_SECONDS, PROBE_SECONDS = 600, 240
+BUSY_LOAD = 0.5  # of a core, over the last minute: above it something else is at work
 RUN_BYTES, FINEWEB_BYTES = 200e6, 600e6  # disk for a few runs, and for validation with two train shards
 CUDA, APPLE, CPU = "configs/local_4090_baseline.env", "configs/local_apple_mlx.env", "configs/local_cpu_baseline.env"
 CPU_SMOKE, APPLE_SMOKE = "configs/local_cpu_smoke.env", "configs/local_apple_smoke.env"
@@ -235,6 +236,14 @@ def check_processor(report):
         report.say("ok", "processor", f"{cores} cores")
 
 
+def load_of_others():
+    """(load average of the last minute, cores it is spread over); a load of 0 where the system does not say."""
+    try:
+        return os.getloadavg()[0], os.cpu_count() or 1
+    except (AttributeError, OSError):
+        return 0.0, 1
+
+
 def settings_of(config):
     """KEY=VALUE lines of a config, without their comments."""
     with open(os.path.join(ROOT, config)) as f:
@@ -354,6 +363,7 @@ def keep_calibration(report, facts):
 
 def examine(args, report):
     """All checks in order; later ones only where they make sense."""
+    load, cores = load_of_others()  # before the doctor adds to it
     new_enough = check_python(report)
     check_processor(report)
     check_disk(report)
@@ -375,6 +385,9 @@ def examine(args, report):
     describe_device(report, facts)
     if "calibration" in facts:
         report.say("ok", "calibration", f"{facts['calibration']['tokens_per_s']:.0f} tokens/s ({WORKLOAD})")
+        if load > BUSY_LOAD * cores:
+            text = f"may be low, as something else is running: load {load:.1f} on {cores} cores before it"
+            report.say("note", "calibration", f"{text}; once that has ended: {rerun('python3')}")
         keep_calibration(report, facts)
     script, config, extra = pick_run(facts, report.facts.get("data_fineweb"))
     if args.config:

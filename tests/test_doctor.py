@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -252,6 +253,19 @@ def test_the_calibration_is_kept_by_device_and_read_by_the_tools(examine, monkey
     assert calibration_of(run, "A card") == 7.0
 
 
+def test_a_busy_machine_is_told_beside_the_calibration(examine, monkeypatch):
+    facts = DEVICE | {"calibration": {"tokens_per_s": 192.0, "by_batch": {}}}
+    monkeypatch.setattr(doctor, "probe", lambda python, backend, calibrate: facts)
+    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 4)
+    for load, busy in ((1.9, False), (2.1, True)):
+        monkeypatch.setattr(doctor.os, "getloadavg", lambda load=load: (load, 9.0, 9.0))
+        assert has_line(examine()[1], "note", "calibration", "may be low", "load 2.1 on 4 cores", "scripts/doctor.py") is busy
+    monkeypatch.setattr(doctor, "probe", lambda python, backend, calibrate: DEVICE)
+    assert not has_line(examine("--quick")[1], "note", "calibration")
+    monkeypatch.delattr(doctor.os, "getloadavg")  # Windows has none
+    assert examine()[0] == 0
+
+
 def test_a_config_that_is_not_there(capsys):
     assert doctor.main(["--config", "configs/none.env"]) == 2
     assert "`ls configs`" in capsys.readouterr().err
@@ -279,6 +293,18 @@ def test_the_figure_counts_tokens_of_whole_steps(monkeypatch):
 
     sizes.clear()
     assert device_probe.tokens_per_second(slow)["by_batch"] == {512: pytest.approx(5.12)} and sizes == [1]
+
+
+@pytest.mark.parametrize("own", ["", "7"])
+def test_the_probe_waits_as_the_trainer_does(monkeypatch, tmp_path: Path, own: str):
+    """Before torch is imported, which is when its threads look; a value of one's own stays."""
+    (tmp_path / "torch.py").write_text("import os, sys\nsys.exit(os.environ['GOMP_SPINCOUNT'])\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if own:
+        monkeypatch.setenv("GOMP_SPINCOUNT", own)
+    wanted = own or re.search(r'"GOMP_SPINCOUNT", "(\d+)"', (ROOT / "train_gpt.py").read_text(encoding="utf-8"))[1]
+    assert doctor.probe(sys.executable, "torch", False) == {"error": wanted}
 
 
 def test_the_probe_of_this_machine():

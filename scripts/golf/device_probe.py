@@ -9,6 +9,7 @@ head of 1024, in the type the device trains in, without optimizer and compilatio
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -41,6 +42,7 @@ def tokens_per_second(step_of: Callable[[int], Callable[[], None]]) -> dict[str,
 
 
 def probe_torch(calibrate: bool) -> dict[str, object]:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the trainer has it, and before torch looks
     import torch
     import torch.nn.functional as F
 
