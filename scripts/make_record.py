@@ -99,13 +99,15 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     for note in report.notes:
         print(f"note: {safe(note)}")
+    to_write = left_to_write(report)
     if not args.target.exists():
         print(f"error: no record was made, {args.target} does not exist. What stands in the way:", file=sys.stderr)
-        for finding in report.findings:
-            print(f"  {finding.line()}", file=sys.stderr)
+        for line in (finding.line() for finding in report.findings):
+            if line not in to_write:
+                print(f"  {line}", file=sys.stderr)
         return 1
     print(f"made {args.target}: val_bpb:{report.claim['val_bpb']:.8f} n:{report.claim['n']} total_bytes:{report.claim['total_bytes']}")
-    for line in left_to_write(report):
+    for line in to_write:
         print(f"  still to write: {line}")
     print(f"check it with: bash scripts/check_submission_folder.sh {args.target}")
     return 0

@@ -215,6 +215,7 @@ def test_commands(finished, tmp_path):
     assert track.returncode == 2 and "is no record, but holds some (1)" in track.stderr and target.name in track.stderr
     refused = bash("make_record.sh", f"{RECORD}/2026-11-21_x", finished[0])
     assert refused.returncode == 1 and "L1" in refused.stderr and "no record was made" in refused.stderr
+    assert "TODO" not in refused.stderr and "is empty" not in refused.stderr  # there is no folder to write that into
 
 
 def test_a_log_without_one_of_its_lines_is_incomplete(finished):
