@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gzip
 import hashlib
 import heapq
@@ -61,6 +62,9 @@ BYTE_OFFSET = 4
 BYTE_VOCAB = BYTE_OFFSET + 256
 TOKENIZER_SAMPLE_BYTES = 100_000_000
 SPLITS = ("train", "val")
+TXT_UNITS = ("file", "paragraph", "line")  # from coarse to fine
+PACKED = (".gz", ".xz", ".zst")
+FEW_DOCUMENTS = 10  # fewer are hardly meant, and a hash may send all of them to one split
 
 
 # --- reading documents ----------------------------------------------------------------------------
@@ -99,6 +103,20 @@ def open_text_file(path: Path, progress: Progress) -> BinaryIO:
     return raw
 
 
+def text_suffix(path: Path) -> str:
+    """The suffix that says what a file holds, once it is unpacked."""
+    return (path.with_suffix("") if path.suffix in PACKED else path).suffix
+
+
+def is_json_lines(path: Path) -> bool:
+    return text_suffix(path) in (".jsonl", ".ndjson")
+
+
+@functools.cache  # a file is read twice where a tokenizer is trained on it
+def warn_once(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 def lines_of(stream: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
     """(line number, line) pairs, refusing a line that would not fit in memory."""
     number = 0
@@ -132,11 +150,20 @@ def json_documents(stream: BinaryIO, path: Path, field: str) -> Iterator[str]:
 def plain_documents(stream: BinaryIO, path: Path, unit: str) -> Iterator[str]:
     """Documents of a plain text file: the whole "file", each "paragraph" (ended by a blank line) or each "line"."""
     lines: list[bytes] = []
-    held = 0
+    held = replaced = 0
+
+    def decoded() -> str:
+        nonlocal replaced
+        data = b"".join(lines)
+        text = data.decode("utf-8", "replace")
+        if "\ufffd" in text:
+            replaced += len(data) - len(data.decode("utf-8", "ignore").encode("utf-8"))
+        return text
+
     for _, line in lines_of(stream, path):
         if unit == "line" or (unit == "paragraph" and not line.strip()):
             lines.append(line)
-            yield b"".join(lines).decode("utf-8", "replace")
+            yield decoded()
             lines, held = [], 0
             continue
         lines.append(line)
@@ -146,16 +173,17 @@ def plain_documents(stream: BinaryIO, path: Path, unit: str) -> Iterator[str]:
                 f"{path}: a document over {amount_text(MAX_LINE_BYTES)}; say where documents end with "
                 "--txt-documents paragraph or --txt-documents line"
             )
-    yield b"".join(lines).decode("utf-8", "replace")
+    yield decoded()
+    if replaced:
+        warn_once(f"{replaced} bytes of {path} are not UTF-8 and were replaced")
 
 
 def read_documents(paths: list[Path], field: str, txt_unit: str, progress: Progress) -> Iterator[str]:
     """The texts in `paths`, in order, with damaged Unicode replaced and over-long documents cut at white space."""
     for path in paths:
-        stem = path.with_suffix("") if path.suffix in (".gz", ".xz", ".zst") else path
         try:
             with open_text_file(path, progress) as stream:
-                if stem.suffix in (".jsonl", ".ndjson"):
+                if is_json_lines(path):
                     texts = json_documents(stream, path, field)
                 else:
                     texts = plain_documents(stream, path, txt_unit)
@@ -436,6 +464,7 @@ def write_dataset(
     shard_limit: int = SHARD_TOKENS,
     least: dict[str, int] | None = None,
     remedy: str = "give more text or change --val-fraction",
+    few_remedy: str = "",
 ) -> dict[str, Any]:
     """Tokenize (split, text) pairs into a new dataset folder and return its manifest.
 
@@ -446,6 +475,7 @@ def write_dataset(
         prefix: shards are named `<prefix>_<split>_%06d.bin`.
         least: tokens that each split needs at least; one of each where not given.
         remedy: what to do if there are fewer.
+        few_remedy: what to do instead, if the documents are few too.
 
     Raises:
         ToolError: another build of this folder is running, or a split has too few tokens.
@@ -473,6 +503,9 @@ def write_dataset(
                 writer.close()
         for split, wanted in (least or dict.fromkeys(SPLITS, 1)).items():
             if writers[split].tokens < wanted:
+                found = sum(count.documents for count in counts.values())
+                if found < FEW_DOCUMENTS:
+                    remedy = f"it has {found} document{'s'[: found != 1]}; {few_remedy or remedy}"
                 raise ToolError(f"the input gives {writers[split].tokens} {split} tokens, at least {wanted} wanted; {remedy}")
         files = [file_entry(path, split) for split in SPLITS for path in writers[split].paths]
         manifest = write_manifest(
@@ -531,9 +564,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     which.add_argument("--train-tokenizer", type=int, metavar="VOCAB", help="train a SentencePiece BPE of this many pieces")
     which.add_argument("--bytes", action="store_true", help="bytes as tokens (260 ids)")
     parser.add_argument("--text-field", default="text", metavar="KEY", help="key of the text in JSON lines (default: text)")
-    parser.add_argument(
-        "--txt-documents", choices=("file", "paragraph", "line"), default="file", help="what one document is in plain text (default: file)"
-    )
+    parser.add_argument("--txt-documents", choices=TXT_UNITS, default="file", help="what one document is in plain text (default: file)")
     parser.add_argument(
         "--val-fraction", type=float, default=0.01, metavar="F", help="share of documents for validation, by hash (default: 0.01)"
     )
@@ -563,6 +594,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     for path in args.inputs:
         if not path.is_file():
             raise ToolError(f"{path} is not a file")
+        if text_suffix(path) == ".json":
+            raise ToolError(f'{path}: a .json file is not read; put one object such as {{"text": "…"}} on each line of a .jsonl file')
     return args
 
 
@@ -614,6 +647,8 @@ def run(argv: list[str] | None = None) -> int:
     input_bytes = sum(path.stat().st_size for path in args.inputs)
     encoder = make_encoder(args, input_bytes)
     dropped = SplitCount()
+    finer = " or ".join(f"--txt-documents {unit}" for unit in TXT_UNITS[TXT_UNITS.index(args.txt_documents) + 1 :])
+    finer = "" if all(map(is_json_lines, args.inputs)) else finer
     with Progress("tokenizing", input_bytes) as progress:
         documents = read_documents(args.inputs, args.text_field, args.txt_documents, progress)
         manifest = write_dataset(
@@ -625,6 +660,7 @@ def run(argv: list[str] | None = None) -> int:
             smoke=False,
             source=tool_versions() | {"inputs": [path.name for path in args.inputs], "val_fraction": args.val_fraction},
             shard_limit=args.shard_tokens,
+            few_remedy=finer and f"{finer} makes more of a text file; or give more text or change --val-fraction",
         )
     report(folder, manifest)
     print(f"duplicates_dropped documents:{dropped.documents} bytes:{dropped.source_bytes}")

@@ -19,8 +19,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from build_dataset import PieceEncoder, tool_versions, train_tokenizer, write_dataset
 from console import ToolError, tool_main
+from shards import MANIFEST_NAME, read_manifest
 
 from train_gpt import ByteTable, DataError, document_bounds, load_tokens
+
+FINEWEB_TOKENIZER = "fineweb_1024_bpe.model"
 
 
 def documents(tokens: np.ndarray, table: ByteTable) -> list[str]:
@@ -39,10 +42,20 @@ def measure(tokens: np.ndarray, number: int, table: ByteTable) -> tuple[int, int
     return len(tokens), int(table.target_bytes(tokens[:-1], tokens[1:]).sum())
 
 
+def known_tokenizer(folder: Path, tokenizers: Path, asked: str | None) -> Path:
+    """The tokenizer that was asked for, by its name in `tokenizers` or its path; else that of the dataset's manifest; else FineWeb's."""
+    if asked is not None:
+        return Path(asked) if Path(asked).is_file() and not (tokenizers / asked).is_file() else tokenizers / asked
+    if (folder / MANIFEST_NAME).is_file():
+        return folder / read_manifest(folder)["tokenizer"]["path"]
+    return tokenizers / FINEWEB_TOKENIZER
+
+
 def make(args: argparse.Namespace) -> None:
     """Raises DataError or ToolError."""
     sets, tokenizers = args.data_root / "datasets", args.data_root / "tokenizers"
-    known, table = sets / args.known, ByteTable.load(tokenizers / args.known_tokenizer)
+    known = sets / args.known
+    table = ByteTable.load(known_tokenizer(known, tokenizers, args.known_tokenizer))
     train, val = stream(known, "train"), stream(known, "val")
     texts = documents(train[: args.train_bytes], table)  # a token stands for a byte or more
     texts = texts[: int(np.searchsorted(np.cumsum([len(x.encode()) for x in texts]), args.train_bytes)) + 1]
@@ -75,7 +88,8 @@ def run() -> int:
     parser.add_argument("vocabularies", nargs="+", type=int, help="numbers of pieces, 512 or more")
     parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="has datasets/ and tokenizers/ (default: data)")
     parser.add_argument("--known", default="fineweb10B_sp1024", metavar="NAME", help="dataset to decode (default: %(default)s)")
-    parser.add_argument("--known-tokenizer", default="fineweb_1024_bpe.model", metavar="FILE", help="its tokenizer (default: %(default)s)")
+    words = f"its tokenizer, by name or path (default: that of its manifest.json; without one {FINEWEB_TOKENIZER})"
+    parser.add_argument("--known-tokenizer", metavar="FILE", help=words)
     parser.add_argument("--train-bytes", type=int, default=40_000_000, metavar="N", help="train text to use (default: %(default)s)")
     parser.add_argument("--val-documents", type=int, default=109, metavar="N", help="validation documents to score (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=400, metavar="N", help="ITERATIONS of the known vocabulary (default: %(default)s)")

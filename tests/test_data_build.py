@@ -230,6 +230,40 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, tokenizer):
         assert list((tmp_path / "datasets").glob("*sp512*/*")) == []
 
 
+def test_bytes_that_are_not_utf8_are_counted_for_each_file(tmp_path):
+    """Once, though a tokenizer's sample reads the files before the build does; text that holds U+FFFD itself is as it was."""
+    lines = sample_texts(200)
+    (tmp_path / "a.txt").write_bytes("\n".join(lines).encode() + b"\ncaf\xe9 and \xff\xfe here\n")
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode() + b"\n\xe6\x9d"))
+    (tmp_path / "c.txt").write_text("\n".join(sample_texts(200, 1)) + "\n\ufffd\n", encoding="utf-8")
+    inputs = [tmp_path / name for name in ("a.txt", "b.txt.gz", "c.txt")]
+    options = ("--name", "u", "--train-tokenizer", 512, "--data-root", tmp_path, "--txt-documents", "line", "--val-fraction", 0.1)
+    done = run_tool("build_dataset", *inputs, *options)
+    ok(done)
+    warnings = [f"warning: {n} bytes of {path} are not UTF-8 and were replaced" for n, path in ((3, inputs[0]), (2, inputs[1]))]
+    assert done.stderr.splitlines() == warnings
+
+
+def test_a_json_array_is_no_text(tmp_path):
+    for name, pack in (("a.json", bytes), ("a.json.gz", gzip.compress)):
+        (tmp_path / name).write_bytes(pack(json.dumps([{"text": text} for text in sample_texts(50)]).encode()))
+        refused((tmp_path / name, "--name", "x", "--bytes", "--data-root", tmp_path), name, '{"text": "…"} on each line', ".jsonl")
+    assert not (tmp_path / "datasets").exists()
+
+
+def test_too_few_documents_are_counted(tmp_path):
+    source, lines = tmp_path / "book.txt", sample_texts(50)
+    source.write_text("\n".join(lines[:25]) + "\n\n" + "\n".join(lines[25:]), encoding="utf-8")
+    options = ("--name", "x", "--bytes", "--data-root", tmp_path)
+    refused((source, *options), "0 val tokens", "it has 1 document; --txt-documents paragraph or --txt-documents line makes more of a text")
+    paragraphs = (*options, "--txt-documents", "paragraph", "--val-fraction", 1e-9)
+    refused((source, *paragraphs), "it has 2 documents; --txt-documents line makes more of a text file")
+    with pytest.raises(ToolError) as error:
+        build_dataset.run([str(x) for x in (source, *options, "--txt-documents", "line", "--val-fraction", 1e-9)])
+    assert "0 val tokens" in str(error.value) and "it has" not in str(error.value) and "--txt-documents" not in str(error.value)
+    refused((write_jsonl(tmp_path / "x.jsonl", lines[:3]), *options), "it has 3 documents; give more text or change --val-fraction")
+
+
 def test_bad_arguments_say_what_to_type(tmp_path, tokenizer):
     source = write_jsonl(tmp_path / "in.jsonl", sample_texts(50))
     cases = [
@@ -344,8 +378,11 @@ def test_other_vocabularies_hold_the_same_text(tmp_path, tokenizer):
     ok(run_tool("build_dataset", source, "--name", "x", "--tokenizer", tokenizer, "--data-root", tmp_path, "--val-fraction", 0.1))
     (tmp_path / "tokenizers").mkdir(exist_ok=True)
     (tmp_path / "tokenizers" / "t512.model").write_bytes(tokenizer.read_bytes())
-    known = ["--data-root", tmp_path, "--known", "x_sp512", "--known-tokenizer", "t512.model"]
-    out = ok(run_tool("other_vocabularies", 600, *known, "--val-documents", 10, "--train-bytes", 60_000, "--steps", 100))
+    known = ["--data-root", tmp_path, "--known", "x_sp512"]
+    asked = [(), ("--known-tokenizer", "t512.model"), ("--known-tokenizer", tokenizer)]  # by the manifest, by name, by path
+    size = ("--val-documents", 10, "--train-bytes", 60_000, "--steps", 100)
+    out, *others = [ok(run_tool("other_vocabularies", 600, *known, *which, *size)) for which in asked]
+    assert others == [out, out]
     lines = [dict(pair.replace(":", "=").split("=") for pair in line.split()) for line in out.splitlines() if "VOCAB_SIZE" in line]
     ours, other = ({k: float(v) for k, v in line.items()} for line in lines)
     assert (ours["VOCAB_SIZE"], ours["ITERATIONS"], other["VOCAB_SIZE"]) == (512, 100, 600)
@@ -357,4 +394,6 @@ def test_other_vocabularies_hold_the_same_text(tmp_path, tokenizer):
     assert train == texts_in(tmp_path / "datasets/x_sp512", "train", tokenizer)[: len(train)]
     assert 60_000 <= sum(len(x.encode()) for x in train) < 62_000
 
-    failed(run_tool("other_vocabularies", 600, *known[:2], "--known", "none", *known[4:]), "no shard fits")
+    failed(run_tool("other_vocabularies", 600, *known[:2], "--known", "none", *asked[1]), "no shard fits")
+    failed(run_tool("other_vocabularies", 600, *known, "--known-tokenizer", "none.model"), "none.model")
+    failed(run_tool("other_vocabularies", 600, *known[:2], "--known", "none"), "fineweb_1024_bpe.model")
