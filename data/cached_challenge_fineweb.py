@@ -23,6 +23,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 import tarfile
 import threading
@@ -58,6 +59,7 @@ DISK_MARGIN_BYTES = 100_000_000
 MAX_WAIT_SECONDS = 60.0
 TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 NETWORK_PACKAGES = {"httpx2", "httpcore2", "httpx", "httpcore", "requests", "urllib3"}
+NO_NETWORK = "Without a network: python3 data/build_embedded_corpus.py makes a smoke corpus, --from-bundle FILE restores a bundle"
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 Result = TypeVar("Result")
@@ -178,6 +180,7 @@ class Hub:
         self.hub, self.errors, self.file_download, self.utils = huggingface_hub, errors, file_download, utils
         self.endpoint, self.offline = constants.ENDPOINT, constants.HF_HUB_OFFLINE
         self.stop = threading.Event()
+        self.answered = False
 
     def look_up(self, file: RemoteFile) -> None:
         """Fill in size, sha256, revision and cached copy of `file`.
@@ -272,7 +275,9 @@ class Hub:
             if self.stop.is_set():
                 raise Stopped
             try:
-                return action()
+                result = action()
+                self.answered = True
+                return result
             except (Stopped, ToolError):
                 raise
             except Exception as error:
@@ -282,9 +287,10 @@ class Hub:
                 if why is None:
                     raise self._final(what, error) from None
                 if attempt == self.retries:
+                    advice = "" if self.answered else f". {NO_NETWORK}"
                     raise ToolError(
                         f"{what}: {why}, {attempt + 1} times; gave up. Run the same command again later: "
-                        f"what has arrived is kept. Hub: {self.endpoint} (HF_ENDPOINT)"
+                        f"what has arrived is kept. Hub: {self.endpoint} (HF_ENDPOINT){advice}"
                     ) from None
                 wait = min(max(self.wait * 2**attempt, asked_wait(error)), MAX_WAIT_SECONDS)
                 print(f"{what}: {why}; retry {attempt + 1} of {self.retries} in {wait:.1f} s", flush=True)
@@ -295,9 +301,12 @@ class Hub:
         """What went wrong, if it may pass by itself; else None."""
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in TRANSIENT_STATUS:
+            self.answered = True
             return f"the hub answered {status}"
         if isinstance(error, WrongContent):
             return str(error)
+        if not self.answered and unknown_host(error):  # later on, names that cannot be resolved for a while are a fault like others
+            return None
         network = type(error).__module__.split(".")[0] in NETWORK_PACKAGES
         if status is None and (network or isinstance(error, ConnectionError | TimeoutError)):
             return f"no connection ({type(error).__name__}: {error})"
@@ -314,8 +323,17 @@ class Hub:
             )
         if isinstance(error, self.errors.RepositoryNotFoundError | self.errors.RevisionNotFoundError):
             return ToolError(f"no access to {place}; check MATCHED_FINEWEB_REPO_ID and --revision, and set HF_TOKEN if it is private")
+        if unknown_host(error):
+            return ToolError(f"{what}: the host of {self.endpoint} (HF_ENDPOINT) cannot be found ({error}). {NO_NETWORK}")
         first_line = (str(error).strip().splitlines() or [""])[0]
         return ToolError(f"{what} from {place}: {type(error).__name__}: {first_line}")
+
+
+def unknown_host(error: BaseException | None) -> bool:
+    """Did the request fail because the host's name could not be resolved?"""
+    while error is not None and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def asked_wait(error: Exception) -> float:
@@ -501,7 +519,6 @@ def in_parallel(hub: Hub, jobs: int, action: Callable[[RemoteFile], None], files
 def fetch(variant: Variant, args: argparse.Namespace) -> None:
     """Bring everything asked for into place and write the dataset's manifest. Raises ToolError."""
     root, folder = args.data_root, args.data_root / "datasets" / variant.dataset
-    folder.mkdir(parents=True, exist_ok=True)
     hub = Hub(REPO_ID, args.revision, args.retries, args.retry_wait)
     listing = RemoteFile(remote(MANIFEST_NAME), root / MANIFEST_NAME, lambda path: (read_published(path), None)[1])
     hub.pin(listing)

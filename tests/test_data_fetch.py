@@ -223,7 +223,29 @@ def test_503_for_ever_gives_up_with_a_clear_message(place):
 
 
 def test_no_server_at_all_gives_up_with_a_clear_message(place):
-    failed(place.run(HF_ENDPOINT="http://127.0.0.1:9"), "no connection", "gave up")
+    failed(place.run(HF_ENDPOINT="http://127.0.0.1:9"), "no connection", "gave up", "python3 data/build_embedded_corpus.py")
+
+
+def test_a_host_that_cannot_be_found_is_said_at_once(place):
+    done = place.run("--retry-wait", "50", HF_ENDPOINT="http://no-such-host.invalid")  # in less than the test's timeout
+    failed(done, "http://no-such-host.invalid (HF_ENDPOINT) cannot be found", "python3 data/build_embedded_corpus.py")
+    assert "retry" not in done.stdout and not (place.root / "datasets").exists()
+
+
+def test_a_name_that_cannot_be_resolved_for_a_while_is_retried_later_on(place):
+    """Once the hub has answered, its name is known to be right."""
+    code = (
+        "import socket, sys; sys.path.insert(0, sys.argv[1]); import cached_challenge_fineweb as tool, console\n"
+        "transfer, left = tool.Hub._transfer, [1]\n"
+        "def failing(*args):\n"
+        "    if left: left.pop(); raise ConnectionError from socket.gaierror(-3, 'for a while')\n"
+        "    return transfer(*args)\n"
+        "tool.Hub._transfer = failing; sys.exit(console.tool_main(lambda: tool.run(sys.argv[2:])))"
+    )
+    command = [sys.executable, "-c", code, str(TOOL.parent), *place.command()[2:]]
+    out = ok(subprocess.run(command, env=place.environment, capture_output=True, text=True, timeout=60))
+    assert "no connection (ConnectionError: ); retry 1 of 2" in out
+    place.assert_complete()
 
 
 def test_wrong_bytes_are_never_accepted(place):
@@ -274,6 +296,7 @@ def test_a_tokenizer_of_another_size_is_refused(place):
 
 def test_what_the_manifest_lacks_is_named(place):
     failed(place.run("--variant", "sp4096"), "no dataset fineweb10B_sp4096", "fineweb10B_byte260")
+    assert not (place.root / "datasets").exists()
     failed(place.run("--train-shards", "9"), "--train-shards 9", "has 3")
     failed(place.run("--variant", "bpe"), "try --variant sp1024")
     del place.hub.files[place.remote + "fineweb_train_000000.bin"]
