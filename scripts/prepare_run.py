@@ -1,14 +1,17 @@
 """What the run scripts do before training: check settings, device and data, and fetch or build missing data.
 
     python3 scripts/prepare_run.py train_gpt [--train [--packed | --readable]] --config configs/local_cpu_smoke.env [KEY=VALUE ...]
+    python3 scripts/prepare_run.py train_gpt --train --resume runs/ID [KEY=VALUE ...]
 
 All other arguments are the trainer's own. In this order, so that nothing is fetched for a run that could not start: settings,
 device, compiler, data. Silent when all is there. Exit status 2 when something has to be mended first. Run it in the repository root.
 
 With --train, this process then becomes the trainer. It trains with a self-extracting copy of the source where TARGET_BYTES is set, since
 there each byte less of code is one more for the weights; --readable: with the source as it is; --packed: with the copy anyway.
+With --resume, the run goes on at once by the source and the settings in its folder: a --config is not read, and nothing is packed anew.
 """
 
+import argparse
 import importlib
 import os
 import subprocess
@@ -97,27 +100,54 @@ def packed_copy(name):
     return str(path)
 
 
+def command_line():
+    """What is ours, wherever it stands among the trainer's own arguments."""
+    usage = "%(prog)s CONFIG [--packed | --readable] [--resume RUN] [KEY=VALUE ...]"  # that of the run scripts
+    parser = argparse.ArgumentParser(prog=Path(sys.argv[0]).name, usage=usage, allow_abbrev=False, add_help=False)
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--packed", action="store_true")
+    parser.add_argument("--readable", action="store_true")
+    parser.add_argument("--config", metavar="FILE.env")
+    parser.add_argument("--resume", metavar="RUN_FOLDER")
+    return parser
+
+
+def go_on(name, folder, config, rest):
+    """Become the trainer that a run began with. Where there is none, the one here says so."""
+    own = Path(folder) / "train_gpt.py"
+    if own.is_file() and config:
+        print(f"{folder} goes on by its own source and settings; {config} is not read", flush=True)
+    os.execv(sys.executable, [sys.executable, str(own) if own.is_file() else f"{name}.py", "--resume", folder, *rest])
+
+
 def main(argv):
     if not argv or argv[0].startswith("-"):
         raise SystemExit(__doc__)
-    name, options = argv[0], {"--train", "--packed", "--readable"} & {*argv}  # ours, wherever they stand; the rest is the trainer's
-    trainer, argv = import_trainer(name), [x for x in argv[1:] if x not in options]
-    file = f"{name}.py"
-    if {"--packed", "--readable"} <= options:
+    sys.argv[0] = os.environ.get("PGL_SCRIPT") or sys.argv[0]  # what was typed, for usage lines, the trainer's included
+    name, (args, rest) = argv[0], command_line().parse_known_args(argv[1:])
+    if args.packed and args.readable:
         print("error: --packed and --readable exclude each other; type one of them", file=sys.stderr)
         return 2
+    if args.resume == "":
+        print("error: --resume is empty; name a run folder, `ls runs` shows them", file=sys.stderr)
+        return 2
+    if args.train and args.resume:
+        go_on(name, args.resume, args.config, rest)
+    argv = rest if args.config is None else ["--config", args.config, *rest]
+    argv = argv if args.resume is None else ["--resume", args.resume, *argv]
+    trainer, file = import_trainer(name), f"{name}.py"
     try:
         if not {"-h", "--help"} & {*argv}:  # the trainer prints it
             settings = prepare(trainer, argv)
-            wants_bytes = getattr(settings, "TARGET_BYTES", 0) and "--readable" not in options  # an edited trainer may have no such setting
-            if "--train" in options and (wants_bytes or "--packed" in options):
+            wants_bytes = getattr(settings, "TARGET_BYTES", 0) and not args.readable  # an edited trainer may have no such setting
+            if args.train and (wants_bytes or args.packed):
                 file = packed_copy(name)
     except (trainer.UserError, source.SourceError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    if "--train" in options:
+    if args.train:
         os.execv(sys.executable, [sys.executable, file, *argv])
     return 0
 

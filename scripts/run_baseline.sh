@@ -1,16 +1,17 @@
 # shellcheck shell=bash
 # What run_cuda_baseline.sh and run_mlx_baseline.sh have in common. Sourced, never run by itself.
 #
-#   run_baseline TRAINER REQUIREMENTS CONFIG [--packed | --readable] [KEY=VALUE ...]
+#   run_baseline TRAINER REQUIREMENTS CONFIG [--packed | --readable] [--resume RUN] [KEY=VALUE ...]
 #
 # Where the config sets TARGET_BYTES, a self-extracting copy of the trainer trains, whose code takes a third of the bytes: the rest goes
-# to the weights. --readable trains with the source as it is, --packed with the copy whatever the config says.
+# to the weights. --readable trains with the source as it is, --packed with the copy whatever the config says. --resume RUN goes on with an
+# interrupted run by the source and the settings in its folder, without the config.
 
 . "$(dirname "${BASH_SOURCE[0]}")/setup_python.sh"
 
 _pgl_usage() { # line that says what is wrong
   printf 'error: %s\n' "$1" >&2
-  printf 'usage: bash %s CONFIG [--packed | --readable] [KEY=VALUE ...], with one of these as CONFIG:\n' "$0" >&2
+  printf 'usage: bash %s CONFIG [--packed | --readable] [--resume RUN] [KEY=VALUE ...], with one of these as CONFIG:\n' "$0" >&2
   (cd "$PGL_ROOT" && printf '       %s\n' configs/*.env) >&2
   exit 2
 }
@@ -32,5 +33,5 @@ run_baseline() {
 
   cd "$PGL_ROOT" || exit 1
   setup_python "$requirements"
-  exec "$PGL_PYTHON" scripts/prepare_run.py "$trainer" --train --config "$config" "$@"
+  PGL_SCRIPT="$0" exec "$PGL_PYTHON" scripts/prepare_run.py "$trainer" --train --config "$config" "$@"
 }

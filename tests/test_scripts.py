@@ -187,6 +187,40 @@ def test_where_bytes_of_code_count_a_self_extracting_copy_trains(ready, line, pa
     assert json.loads(got)["argv"] == ["--config", "configs/some.env", *(x for x in line if "--" not in x)]
 
 
+@pytest.mark.parametrize("line", [["--resume", "runs/x"], ["--resume=runs/x"], ["--packed", "--resume", "runs/x", "TARGET_BYTES=9"]])
+def test_a_run_goes_on_by_its_own_source_and_settings(ready, line):
+    """The config is not read, nothing is packed anew, no data are made: what the run began with is what goes on."""
+    run = ready.root / "runs" / "x"
+    run.mkdir(parents=True)
+    (run / "train_gpt.py").write_text(FAKE_TRAINER)
+    shutil.rmtree(ready.root / "data" / "datasets")
+    done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", "A=1", *line, "B=two words")
+    assert done.returncode == 0, done.stderr
+    said, got = done.stdout.splitlines()
+    assert said == "runs/x goes on by its own source and settings; configs/some.env is not read"
+    assert json.loads(got)["script"] == "runs/x/train_gpt.py"
+    pairs = [x for x in ["A=1", *line, "B=two words"] if "=" in x and not x.startswith("--")]
+    assert json.loads(got)["argv"] == ["--resume", "runs/x", *pairs]
+    assert not (ready.root / "packed").exists()
+
+
+def test_a_run_that_never_began_is_for_the_trainer_to_name(ready):
+    for name in ("train_gpt.py", "configs/local_cpu_smoke.env"):
+        shutil.copy(ROOT / name, ready.root / name)
+    done = ready.bash("scripts/run_cuda_baseline.sh", "configs/local_cpu_smoke.env", "--resume", "runs/none")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--resume runs/none: no run began there" in done.stderr and "`ls runs`" in done.stderr
+    done = ready.bash("scripts/run_cuda_baseline.sh", "configs/local_cpu_smoke.env", "--resume", "")
+    assert (done.returncode, done.stdout) == (2, "") and "--resume is empty" in done.stderr  # and no new run begins
+
+
+def test_usage_names_the_script_that_was_typed(ready):
+    shutil.copy(ROOT / "train_gpt.py", ready.root)  # whose parser refuses the unknown option
+    for option in ("--resume", "--no-such-option"):
+        done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", option)
+        assert done.returncode == 2 and done.stderr.startswith("usage: run_cuda_baseline.sh "), done.stderr
+
+
 def test_packed_and_readable_exclude_each_other(ready):
     done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", "--packed", "--readable")
     assert (done.returncode, done.stdout) == (2, "") and "--packed and --readable exclude each other" in done.stderr
