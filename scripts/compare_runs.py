@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from golf import needs
+from golf.interrupts import interrupted, tool_main
 from golf.results import Result, ResultError, obstacles, read_results
 from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, sd
 from golf.texts import safe
@@ -33,6 +34,8 @@ try:
     from scipy import optimize, stats
 except ImportError:
     needs.refuse("compare_runs.py", "scipy", "requirements-analysis.txt")
+except KeyboardInterrupt:
+    sys.exit(interrupted())
 
 POWER = 0.8  # chance of finding a difference that is there, when seeds are planned
 PROMOTE_SEEDS, PROMOTE_AUXILIARY = 3, 2
@@ -386,4 +389,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tool_main(main))

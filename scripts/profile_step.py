@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from golf import needs
+from golf.interrupts import interrupted, tool_main
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
@@ -30,6 +31,8 @@ try:
     import train_gpt
 except ImportError as e:
     needs.refuse("profile_step.py", e.name, "requirements-cuda.txt")
+except KeyboardInterrupt:
+    sys.exit(interrupted())
 
 STEPS, REPEATS, LONGEST = 10, 5, 40
 KINDS = {  # by the names of kernels and CPU operators, first match wins: a fused kernel's name lists products and attention beside it
@@ -189,4 +192,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tool_main(main))

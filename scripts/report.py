@@ -24,6 +24,7 @@ import sys
 from pathlib import Path
 
 from golf import needs
+from golf.interrupts import interrupted, tool_main
 from golf.results import Result, ResultError, obstacles, read_curves, read_results
 from golf.texts import CONTROL, TextError, read_text, safe
 
@@ -35,6 +36,8 @@ try:
     from golf.report_scores import ScoresError, documents_of, scores_of
 except ImportError as e:
     needs.refuse("report.py", str(e.name), "requirements-cuda.txt requirements-analysis.txt")
+except KeyboardInterrupt:
+    sys.exit(interrupted())
 
 MOST_RUNS, DOCUMENTS, EXCERPT = 10, 3, 300  # EXCERPT: tokens shown of a document
 SHADES, BITS_PER_SHADE = 12, 1.25  # colours of a token's bits
@@ -318,4 +321,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tool_main(main))

@@ -18,12 +18,15 @@ import time
 from pathlib import Path
 
 from golf import needs
+from golf.interrupts import interrupted, tool_main
 from golf.runs import RunError, import_trainer
 
 try:
     from golf.report_scores import ScoresError, open_run
 except ImportError as e:
     needs.refuse("sweep_export.py", e.name, "requirements-cuda.txt")
+except KeyboardInterrupt:
+    sys.exit(interrupted())
 
 EXPORT_KEYS = (
     "QUANT BITS_MATRIX BITS_EMBED STEP_MATRIX STEP_TABLE STEP_EMBED CALIBRATION_TOKENS BALANCE_TOKENS "
@@ -117,4 +120,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tool_main(main))

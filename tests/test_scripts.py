@@ -530,6 +530,26 @@ def test_a_builder_that_does_not_deliver(repo, how, text):
     assert text in done.stderr
 
 
+@pytest.mark.parametrize("name", ["compare_runs", "report", "sweep_export", "profile_step"])
+def test_an_interrupted_tool_says_so_without_a_traceback(monkeypatch, capsys, name):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    pytest.importorskip(name)
+    import argparse
+    import runpy
+
+    import train_gpt
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", interrupt)
+    monkeypatch.setattr(train_gpt, "load_settings", interrupt)
+    monkeypatch.setattr("sys.argv", [name])
+    with pytest.raises(SystemExit) as e:
+        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+    assert (e.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
 def test_what_compiling_lacks_is_told_before_the_run(ready):
     done = prepare(ready, "COMPILE=on", PATH="", CC="none")
     assert done.returncode == 0

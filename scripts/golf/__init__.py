@@ -9,6 +9,7 @@
     stats      mean, sd, Welch's test
     child      the side of the referee that runs the submission, and its jail
     needs      what to type where a package is missing
+    interrupts what Ctrl-C leaves of a tool: a word and an exit status
     texts      strangers' text made safe to print
     results    runs and records as rows to compare, with the device's calibration figure
     report_*   what report.py shows: scores of tokens, charts (Bokeh), the page
