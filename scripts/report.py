@@ -90,6 +90,7 @@ def load(path: Path, tokens: int, logs_only: bool) -> list[Shown]:
         if logs_only or path.is_file() or (path / "submission.json").is_file():
             run.notes.append("shown from its log alone")
         else:
+            print(f"{path}: scoring its tokens, unless nats.npz holds them", file=sys.stderr)
             try:
                 run.scores = scores_of(result.folder, tokens, result.facts.hashes["val_tokens_sha256"])
                 run.notes += [run.scores[key] for key in ("note", "weights_note") if key in run.scores]
@@ -301,7 +302,6 @@ def main(argv: list[str] | None = None) -> int:
             raise ResultError(f"--tokens {args.tokens}: at least 64; the default is 16384")
         runs = []
         for path in args.runs:
-            print(f"{path}: reading; scoring its tokens, if nats.npz does not hold them", file=sys.stderr)
             runs += load(path, args.tokens, args.logs)
         for i, run in enumerate(runs):  # runs of one name from several folders are told apart by a number
             same = sum(other.label == run.label for other in runs[:i])

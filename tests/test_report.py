@@ -113,6 +113,13 @@ def test_runs_that_cannot_be_compared_are_marked(run, make, tmp_path: Path):
     assert "cannot be compared directly. device: 1 x CPU" in text and "H200&lt;/b&gt;" in text and "<b>H200" not in text
 
 
+def test_what_is_scored_is_said(run, make, tmp_path: Path):
+    """And nothing where logs alone are read, or nothing can be."""
+    assert f"{run}: scoring its tokens" in make(run)[2]
+    assert make(run, options=("--logs",))[2] == ""
+    assert "scoring" not in make(tmp_path / "none")[2]
+
+
 def test_an_unfinished_run_shows_its_curves(run, make, tmp_path: Path):
     begun = tmp_path / "begun"
     begun.mkdir()
