@@ -25,7 +25,7 @@ from pathlib import Path
 
 from golf import needs
 from golf.interrupts import interrupted, tool_main
-from golf.results import Result, ResultError, obstacles, read_results
+from golf.results import Result, ResultError, ended_by_steps, obstacles, read_results, seconds_apart
 from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, sd
 from golf.texts import safe
 
@@ -149,7 +149,7 @@ def check_group(side: str, runs: list[Result]) -> None:
 
 def check_comparable(runs: list[Result], allowed: list[str]) -> list[str]:
     """Warnings about what was allowed to differ. Raises ResultError naming the fields that are in the way."""
-    found = obstacles(runs)
+    found = obstacles(runs, steps_do=True)
     stops = [f"{field}: {text}" for field, text in found if field not in allowed]
     if stops:
         fields = [field for field, _ in found if field in ALLOWABLE and field not in allowed]
@@ -300,6 +300,8 @@ def promotion(a: list[Result], b: list[Result], word: str, loose: list[str], gai
     else:
         late = [r for r in a if r.facts.train_seconds > limit]
         missing += [f"runtime: {r.label} used {r.facts.train_seconds:.1f} s of {limit:g} s" for r in late]
+        if ended_by_steps(a + b) and (text := seconds_apart(a + b)):
+            missing.append(f"runtime: {text}; set ITERATIONS=0 on both sides, so that a slow idea pays for it")
     if not differences(a[0], b[0]):
         missing.append("a change: A and B have the same source and settings")
     scoring = [mean(values_of(runs, "scoring, s")) for runs in (a, b)]

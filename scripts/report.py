@@ -138,7 +138,7 @@ def intro(runs: list[Shown]) -> str:
     parts = []
     for f in dict.fromkeys((r.facts.about["device"], r.facts.about["lane"], r.facts.hashes["val_tokens_sha256"]) for r in finished):
         parts.append(f"<p class='soft'>{text(f[0])}; lane: {text(f[1])}; validation tokens sha256 {text(f[2][:16])}…</p>")
-    if len(finished) > 1 and (found := obstacles(finished)):
+    if len(finished) > 1 and (found := obstacles(finished, steps_do=True)):
         words = "; ".join(f"{field}: {what}" for field, what in found)
         parts.append(f"<p class='warn'>These scores cannot be compared directly. {text(words)}</p>")
     parts += [f"<p class='warn'>{text(run.label)}: {text(note)}</p>" for run in runs for note in run.notes]

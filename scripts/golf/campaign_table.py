@@ -79,7 +79,7 @@ class Table:
     def in_the_way(self, runs: list[tuple[Planned, Result]], one_row: bool) -> list[str]:
         """Why these runs are no fair comparison, or, within one row, not the same thing with other seeds."""
         results = [r for _, r in runs]
-        found = [f"{field}: {text}" for field, text in obstacles(results)]
+        found = [f"{field}: {text}" for field, text in obstacles(results, steps_do=True)]
         if len({self.shared(p) for p, _ in runs}) > 1:
             found.append("sharing: " + kinds([self.shared(p) or "alone" for p, _ in runs]))
         for trainer in {p.row.trainer for p, _ in runs}:

@@ -95,8 +95,25 @@ def clock_of(r: Result) -> str:
     return f"{seconds:g} s" if seconds else f"{r.facts.trained['tokens']:.0f} tokens, no limit of seconds"
 
 
-def obstacles(runs: list[Result]) -> list[tuple[str, str]]:
-    """(field, what differs) for everything that makes scores not comparable; hash and tokens first, which nothing can excuse."""
+def seconds_apart(runs: list[Result]) -> str:
+    """How far apart the seconds are that runs under one clock used; '' when they are alike."""
+    fast, slow = (pick(runs, key=lambda r: r.facts.train_seconds) for pick in (min, max))
+    if fast.facts.train_seconds >= (1 - CLOCK_TOLERANCE) * slow.facts.train_seconds:
+        return ""
+    return f"{fast.facts.train_seconds:.1f} s were used ({fast.label}) against {slow.facts.train_seconds:.1f} s ({slow.label})"
+
+
+def ended_by_steps(runs: list[Result]) -> bool:
+    """Whether ITERATIONS ended all runs, after the same steps and tokens: then more seconds bought nothing."""
+    ends = {(float(r.facts.settings["ITERATIONS"]), r.facts.trained["steps"], r.facts.trained["tokens"]) for r in runs}
+    return len(ends) == 1 and all(0 < iterations == steps for iterations, steps, _ in ends)
+
+
+def obstacles(runs: list[Result], steps_do: bool = False) -> list[tuple[str, str]]:
+    """(field, what differs) for everything that makes scores not comparable; hash and tokens first, which nothing can excuse.
+
+    steps_do: used seconds may differ where ITERATIONS ended all runs after the same steps and tokens.
+    """
 
     def differing(field: str, value) -> list[tuple[str, str]]:
         kinds = {str(value(r)): r.label for r in runs}
@@ -108,9 +125,7 @@ def obstacles(runs: list[Result]) -> list[tuple[str, str]]:
     found += differing("device", lambda r: f"{r.facts.about['devices']} x {r.facts.about['device']}")
     found += differing("clock", clock_of)
     if not any(field == "clock" for field, _ in found) and float(runs[0].facts.settings["MAX_WALLCLOCK_SECONDS"]):
-        fast, slow = (pick(runs, key=lambda r: r.facts.train_seconds) for pick in (min, max))
-        if fast.facts.train_seconds < (1 - CLOCK_TOLERANCE) * slow.facts.train_seconds:
-            text = f"{fast.facts.train_seconds:.1f} s were used ({fast.label}) against {slow.facts.train_seconds:.1f} s ({slow.label})"
+        if not (steps_do and ended_by_steps(runs)) and (text := seconds_apart(runs)):
             found.append(("clock", text))
     found += differing("data", lambda r: ", ".join(f"{k} {v[:8]}" for k, v in sorted(r.facts.train_shards.items())))
     return found
