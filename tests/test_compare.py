@@ -233,16 +233,36 @@ def test_a_run_that_stopped_early_is_no_match_for_one_that_used_its_clock(runs, 
     assert code == 2 and "clock: 300" in err and "s were used" in err
 
 
+def test_seconds_do_not_count_where_iterations_ended_all_runs(runs, compare):
+    """A slow machine sees the same steps and tokens then; for promotion it still has to be as fast."""
+    a, b = runs.make("a", -0.0105, -0.01, -0.0095), runs.make("b", 0.0, 0.0005, -0.0005)
+    runs.edit(a + b, ("^setting MAX_WALLCLOCK_SECONDS=\\S+", "setting MAX_WALLCLOCK_SECONDS=600.0"))
+    runs.edit(a + b, ("^setting ITERATIONS=.*", "setting ITERATIONS=12 from:default"))
+    runs.edit(a, (r" train_s:\S+ export_s", " train_s:300 export_s"))
+    runs.edit(b, (r" train_s:\S+ export_s", " train_s:100 export_s"))
+    code, out, _ = compare(a, b)
+    assert code == 0 and "NOT CONTROLLED" not in out
+    code, out, _ = compare(a, b, "--promote")
+    assert code == 1 and "runtime: 10" in out and "set ITERATIONS=0 on both sides" in out
+    runs.edit(b, (r"^trained (.*)\btokens:\d+", r"trained \1tokens:99"))  # another batch: no longer the same work
+    assert compare(a, b)[0] == 2
+    runs.edit(a + b, (r"^trained (.*)\bsteps:\d+", r"trained \1steps:9"), (r"^trained (.*)\btokens:\d+", r"trained \1tokens:99"))
+    assert compare(a, b)[0] == 2  # the clock ended them
+
+
 def test_bad_input_says_what_to_type(runs, compare, tmp_path: Path):
     a, b = runs.make("a", 0.0, 0.001), runs.make("b", 0.01, 0.011)
     shutil.copytree(a[0], tmp_path / "again")
     (tmp_path / "empty").mkdir()
+    shutil.copytree(a[0], tmp_path / "begun", ignore=shutil.ignore_patterns("result.json"))
     for left, right, options, words in (
         ([*a, str(tmp_path / "again")], b, (), "both of SEED=1"),
         (a, [a[0]], (), "stands on both sides"),
         (a, [str(Path(a[0]) / "train.log")], (), "stands on both sides"),
         ([str(tmp_path / "none")], b, (), "`ls runs`"),
-        ([str(tmp_path / "empty")], b, (), "--resume"),
+        ([str(tmp_path / "empty")], b, (), "is no run folder: it has no train_gpt.py and no settings.env; `ls runs` shows the runs"),
+        ([str(tmp_path)], b, (), "is no run folder"),
+        ([str(tmp_path / "begun")], b, (), "--resume"),
         (a, b, ("--allow", "everything"), "device, clock, data"),
         (a, b, ("--allow", "validation hash"), "device, clock, data"),
         (a, b, ("--alpha", "2"), "between 0 and 0.5"),

@@ -213,8 +213,11 @@ def read_run(path: Path) -> RunFolder:
     """A finished run. Raises RunError."""
     if not path.is_dir():
         raise RunError(f"{path} is no folder; `ls runs` shows the runs")
+    absent = [name for name in ("train_gpt.py", "settings.env") if not (path / name).is_file()]
     for name in ("train.log", "train_gpt.py", "artifact.bin", "result.json"):
         if not (path / name).is_file():
+            if absent:
+                raise RunError(f"{path} is no run folder: it has no {' and no '.join(absent)}; `ls runs` shows the runs")
             raise RunError(f"{path} has no {name}: the run is not finished; go on with it: python3 {path / 'train_gpt.py'} --resume {path}")
     try:
         text = read_text(path / "train.log")
