@@ -174,7 +174,7 @@ def check_settings(s: Settings) -> None:
     if not limit: raise UserError("MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them")
 def command_line() -> argparse.ArgumentParser:
     table, raw = Settings(SETTINGS).help_table(), argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, epilog=table, formatter_class=raw)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=table, formatter_class=raw, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE.env", help="settings file")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="no training: print sizes, memory, steps, times and what will go wrong")

@@ -23,6 +23,7 @@ import math
 import sys
 from pathlib import Path
 
+from golf.interrupts import tool_main
 from golf.records import NAME, ROOT, TRACK, Track, digest, load_pins, spread
 from golf.rules import check_folder
 from golf.runs import sha256_of
@@ -370,4 +371,4 @@ def main(argv: list[str] | None = None, tracks: dict[str, Track] = TRACK, pins: 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tool_main(main))

@@ -35,6 +35,7 @@ from pathlib import Path
 
 import numpy as np
 from golf.child import FRAME, MAX_JSON
+from golf.interrupts import tool_main
 from golf.jail import SYSTEM_PATHS
 from golf.needs import refuse
 from golf.records import ROOT, digest
@@ -838,4 +839,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tool_main(main))
