@@ -693,7 +693,7 @@ def test_learning_from_more_than_was_scored_shows(score, stream, streaming):
 def test_a_cache_that_looks_ahead_shows(score, stream, streaming):
     """A trainer whose n-gram cache takes the token after a position, where it already stands in the window, for a find."""
     artifact, _ = streaming(0.0, stream, 3)
-    honest = "    found, rank = np.stack(found)"
+    honest = "    found, rank, shape = np.stack(found)"
     source = (ROOT / "train_gpt.py").read_text()
     assert source.count(honest) == 1
     ahead = "    found[0] = tokens[np.minimum(at + 1, len(tokens) - 1)]\n"
