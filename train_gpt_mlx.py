@@ -317,7 +317,7 @@ class TrainSequences:
     """Training batches in an order that depends on the seed and the step alone, on any number of devices: each epoch shuffles all
     sequences anew. A sequence lies within one shard. Each epoch cuts the shards at another offset, to see other boundaries."""
     def __init__(self, s: Settings, rank: int = 0, world: int = 1):
-        paths = find_shards(f"{glob.escape(s.DATA_PATH)}/*_train_*.bin")
+        paths = find_shards(f"{glob.escape(s.DATA_PATH)}/*_train_[0-9]*.bin")
         self.shards = [open_shard(path) for path in paths]
         self.seq_len, self.seed, self.shuffled_epoch = s.TRAIN_SEQ_LEN, s.SEED, -1
         self.batch_size = s.TRAIN_BATCH_TOKENS // s.TRAIN_SEQ_LEN  # sequences, over all devices
@@ -1136,7 +1136,7 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     table = ByteTable.load(s.TOKENIZER_PATH)
     if (pieces := len(table.base_bytes)) != s.VOCAB_SIZE:
         raise DataError(f"TOKENIZER_PATH={s.TOKENIZER_PATH} has {pieces} pieces, not VOCAB_SIZE={s.VOCAB_SIZE}; set VOCAB_SIZE={pieces}?")
-    tokens = load_tokens(f"{glob.escape(s.DATA_PATH)}/*_val_*.bin", s.VAL_TOKENS, s.VOCAB_SIZE)
+    tokens = load_tokens(f"{glob.escape(s.DATA_PATH)}/*_val_[0-9]*.bin", s.VAL_TOKENS, s.VOCAB_SIZE)
     total, aux, train_tokens = audit_bytes(tokens, table), {}, 0
     for name, pattern in (item.split("=") for item in s.AUX_VAL.split(",") if item):
         if name in aux or re.match("xz_9e$|context_", name): raise UserError(f"AUX_VAL={s.AUX_VAL}: the name {name} is taken")
@@ -1146,7 +1146,7 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         manifest = json.loads((Path(s.DATA_PATH) / "manifest.json").read_text(encoding="utf-8"))
         log("dataset " + kv(name=manifest["name"], note=manifest["note"] or "-"))
-    for path in find_shards(f"{glob.escape(s.DATA_PATH)}/*_train_*.bin") if with_train else []:
+    for path in find_shards(f"{glob.escape(s.DATA_PATH)}/*_train_[0-9]*.bin") if with_train else []:
         shard = open_shard(path)
         check_tokens(shard, s.VOCAB_SIZE, path)
         train_tokens += len(shard)

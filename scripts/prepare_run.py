@@ -40,7 +40,7 @@ def import_trainer(name):
 
 def missing_data(data_path, tokenizer_path):
     """What DATA_PATH and TOKENIZER_PATH lack for a run, in words; empty when nothing is missing."""
-    shards = [f"*_{split}_*.bin" for split in ("train", "val")]
+    shards = [f"*_{split}_[0-9]*.bin" for split in ("train", "val")]
     missing = [str(data_path / name) for name in shards if not any(data_path.glob(name))]
     if not tokenizer_path.is_file():
         missing.append(str(tokenizer_path))

@@ -681,7 +681,7 @@ def rescore(args: argparse.Namespace) -> dict:
 
     try:
         table = train_gpt.ByteTable.load(args.tokenizer)
-        tokens = train_gpt.load_tokens(f"{args.data}/*_val_*.bin", claim["validation"]["targets"], len(table.base_bytes))
+        tokens = train_gpt.load_tokens(f"{args.data}/*_val_[0-9]*.bin", claim["validation"]["targets"], len(table.base_bytes))
         total = train_gpt.audit_bytes(tokens, table)
     except train_gpt.UserError as e:
         raise NoReferee(f"{e}\n(--data and --tokenizer name the validation shards and their tokenizer)") from None

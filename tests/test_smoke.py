@@ -188,6 +188,17 @@ def test_a_name_that_the_terminal_cannot_show(tiny, tmp_path):
     assert "setting RUN_ID=Łódź " in (tmp_path / "Łódź" / "train.log").read_text(encoding="utf-8")
 
 
+def test_a_dataset_whose_name_has_both_splits(tiny, main, tmp_path):
+    """my_train_mix_val_000000.bin is no training shard, and big_val_set_train_000000.bin no validation shard."""
+    for name in ("my_train_mix", "big_val_set"):
+        for path in tiny.folder.glob("*.bin"):
+            shutil.copy(path, tmp_path / path.name.replace("tiny", name))
+        shards = re.findall(r"(\S+\.bin):", main("--check", DATA_PATH=tmp_path).out)
+        assert shards and all(re.fullmatch(rf"{name}_train_\d+\.bin", shard) for shard in shards), shards
+        for path in tmp_path.glob("*.bin"):
+            path.unlink()
+
+
 def test_a_folder_whose_name_looks_like_a_pattern(tiny, main, tmp_path):
     shutil.copytree(tiny.folder, tmp_path / "da[1]ta")
     assert main("--check", DATA_PATH=tmp_path / "da[1]ta").code == 0
@@ -227,7 +238,7 @@ def test_a_runs_dir_that_cannot_be_written(main, tmp_path):
 def test_no_data_at_all(main, tmp_path):
     for split in ("val", "train"):
         done = main(DATA_PATH=tmp_path)
-        assert done.code == 2 and f"no shard fits {tmp_path}/*_{split}_*.bin" in done.err
+        assert done.code == 2 and f"no shard fits {tmp_path}/*_{split}_[0-9]*.bin" in done.err
         assert "data/cached_challenge_fineweb.py" in done.err and "build_embedded_corpus.py" in done.err
         write_shard(tmp_path / "x_val_000000.bin", [1, 5, 6])
     assert not (tmp_path / "runs").exists()

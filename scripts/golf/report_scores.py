@@ -113,7 +113,7 @@ def open_run(trainer: ModuleType, folder: Path, tokens: int, wanted_sha256: str)
     for name in ("DATA_PATH", "TOKENIZER_PATH"):  # as they were given: from the repository's root
         path = Path(settings.values[name])
         changes[name] = str(path if path.exists() else ROOT / path)
-    pattern = f"{changes['DATA_PATH']}/*_val_*.bin"
+    pattern = f"{changes['DATA_PATH']}/*_val_[0-9]*.bin"
     found = trainer.sha256_of(trainer.load_tokens(pattern, settings.VAL_TOKENS, settings.VOCAB_SIZE))
     if found != wanted_sha256:
         raise ScoresError(f"{pattern} holds other validation tokens now ({found[:16]}) than the run was scored on ({wanted_sha256[:16]})")

@@ -375,8 +375,9 @@ def check_log(report: Report, name: str, f: LogFacts, track: Track, code: bytes,
     if {f.hashes["val_tokens_sha256"], *(pin["sha256"] for pin in pins["validation"])} & set(f.train_shards.values()):
         find(name, "D1", "a training shard has the sha256 of validation tokens", "no shared tokens", "train on the train shards only")
     for shard in f.train_shards:
-        if "_train_" not in shard:
-            find(name, "D1", f"{safe(shard, 80)} among the training shards", "names like *_train_*.bin", "train on the train shards only")
+        if not re.search(r"_train_\d+\.bin$", shard):
+            measured, allowed = f"{safe(shard, 80)} among the training shards", "names like *_train_000000.bin"
+            find(name, "D1", measured, allowed, "train on the train shards only")
     if not f.steps:
         report.notes.append(f"{name}: no step line says how the training went; a run of few steps has none (C1)")
     free = {span: f.spans[span] for span in FREE_SPANS if span != "scoring" and span in f.spans}
