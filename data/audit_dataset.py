@@ -227,7 +227,7 @@ def open_streams(folder: Path, trainer: Any, report: Report) -> dict[str, Stream
     """Check "headers": the splits whose shards all open as the trainer opens them."""
     streams, faults = {}, []
     for split in SPLITS:
-        paths = sorted(folder.glob(f"*_{split}_*.bin"))
+        paths = sorted(folder.glob(f"*_{split}_[0-9]*.bin"))
         shards = []
         for path in paths:
             try:
@@ -238,7 +238,7 @@ def open_streams(folder: Path, trainer: Any, report: Report) -> dict[str, Stream
             streams[split] = Stream(paths, shards)
             report.files += [FileTotals(path.name, split, len(shard)) for path, shard in zip(paths, shards, strict=True)]
     if not streams and not faults:
-        faults.append(f"no *_train_*.bin or *_val_*.bin in {folder}")
+        faults.append(f"no *_train_[0-9]*.bin or *_val_[0-9]*.bin in {folder}")
     report.add("headers", faults, f"{len(report.files)} shards: magic, version and size fit")
     return streams
 

@@ -591,6 +591,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         raise ToolError(f"--train-tokenizer {args.train_tokenizer}: the vocabulary is 512 to {MAX_VOCAB} pieces; try 1024")
     if not args.name.replace("_", "").replace("-", "").replace(".", "").isalnum() or args.name.startswith("."):
         raise ToolError(f"--name {args.name!r}: use letters, digits, '_', '-' and '.'; try --name mine")
+    for split in SPLITS:
+        if f"_{split}_" in f"_{args.name}_":
+            other = "mine" if args.name.strip("_") == split else args.name.strip("_").replace("_", "-")
+            raise ToolError(
+                f"--name {args.name!r}: '_{split}_' in a shard's name says its split, so a name cannot have it; try --name {other}"
+            )
     for path in args.inputs:
         if not path.is_file():
             raise ToolError(f"{path} is not a file")

@@ -39,6 +39,16 @@ def folder(sound, tmp_path) -> Path:
     return tmp_path / "data" / "datasets" / "a_sp512"
 
 
+def test_only_numbered_shards_are_a_split(folder):
+    """As for the trainers: a validation shard whose name has `_train_` in it is not train."""
+    for path in folder.glob("a_val_*.bin"):
+        path.rename(path.with_name(path.name.replace("a_val", "my_train_mix_val")))
+    report = audit_dataset.Report(str(folder))
+    streams = audit_dataset.open_streams(folder, TRAINER, report)
+    assert all("_val_" not in path.name for path in streams["train"].paths)
+    assert [path.name for path in streams["val"].paths] == ["my_train_mix_val_000000.bin"]
+
+
 def write_tokens(path: Path, tokens: np.ndarray) -> None:
     head = np.zeros(256, "<i4")
     head[:3] = 20240520, 1, len(tokens)

@@ -276,6 +276,8 @@ def test_bad_arguments_say_what_to_type(tmp_path, tokenizer):
     for args, word in cases:
         refused((source, "--name", "x", "--data-root", tmp_path, *args), word)
     refused((source, "--name", "../x", "--bytes", "--data-root", tmp_path), "--name mine")
+    for name, split, other in (("my_train_mix", "train", "my-train-mix"), ("big_val_set", "val", "big-val-set"), ("val", "val", "mine")):
+        refused((source, "--name", name, "--bytes", "--data-root", tmp_path), f"'_{split}_' in a shard's name", f"try --name {other}")
     refused((tmp_path / "none.jsonl", "--name", "x", "--bytes"), "is not a file")
     for args in ({"bos_id": 2, "eos_id": 1}, {"byte_fallback": False}):
         model = tmp_path / "odd"
@@ -285,6 +287,12 @@ def test_bad_arguments_say_what_to_type(tmp_path, tokenizer):
         )
         word = "BOS id" if "bos_id" in args else "byte pieces"
         refused((source, "--name", "x", "--data-root", tmp_path, "--tokenizer", f"{model}.model"), word)
+
+
+def test_a_name_may_have_the_word_of_a_split_within_a_word(tmp_path):
+    source = write_jsonl(tmp_path / "in.jsonl", sample_texts(50))
+    for name in ("my-train-mix", "training_valid"):
+        assert build_dataset.run([str(x) for x in (source, "--name", name, "--bytes", "--data-root", tmp_path, "--val-fraction", 0.2)]) == 0
 
 
 def test_an_existing_dataset_is_kept_unless_told(tmp_path):
