@@ -214,8 +214,9 @@ def bounded(text: str) -> Iterator[str]:
 
 
 def text_hash(text: str) -> int:
-    """A 64-bit number that depends on the text alone, up to white space at its ends."""
-    return int.from_bytes(hashlib.blake2b(text.strip().encode("utf-8"), digest_size=8).digest(), "big")
+    """A 64-bit number that depends on the text alone, up to white space at its ends and the kind of its line ends."""
+    text = text.strip().replace("\r\n", "\n").replace("\r", "\n")
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big")
 
 
 def split_of(digest: int, val_fraction: float) -> str:

@@ -116,6 +116,24 @@ def test_a_document_stays_in_its_split_whatever_is_added(tmp_path, tokenizer):
     assert split["few"].items() <= split["all"].items()
 
 
+def test_copies_with_other_line_ends_are_one_document(tmp_path):
+    texts = [text.replace(" ", "\n", 5) for text in sample_texts(100, 15)]
+    copies = [text.replace("\n", end) for end in ("\n", "\r\n", "\r") for text in texts]
+    source = write_jsonl(tmp_path / "in.jsonl", copies)
+    out = ok(run_tool("build_dataset", source, "--name", "e", "--bytes", "--data-root", tmp_path, "--val-fraction", 0.3))
+    assert "duplicates_dropped documents:200" in out
+    folder = tmp_path / "datasets" / "e_byte260"
+    found = [bytes(i - 4 for i in ids).decode() for path in sorted(folder.glob("*.bin")) for ids in documents(read_shard(path))]
+    assert sorted(found) == sorted(texts)
+
+
+def test_the_hash_of_a_text_is_the_same_for_ever():
+    """Splits of datasets that stand must not change; only \r is seen as a line end."""
+    text = " a\n b\t\x0bc\u2028d\x85 "
+    assert build_dataset.text_hash(text) == int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "big")
+    assert build_dataset.text_hash("a\r\n\rb") == build_dataset.text_hash("a\n\nb") != build_dataset.text_hash("a\nb")
+
+
 def test_all_input_formats_give_the_same_shards(tmp_path, tokenizer):
     texts = sample_texts(60, 3)
     plain = write_jsonl(tmp_path / "a.jsonl", texts)
