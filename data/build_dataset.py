@@ -49,6 +49,7 @@ from shards import (
     file_entry,
     sha256_file,
     split_totals,
+    temporary_path,
     tokenizer_entry,
     write_manifest,
     write_text,
@@ -466,6 +467,7 @@ def write_dataset(
     least: dict[str, int] | None = None,
     remedy: str = "give more text or change --val-fraction",
     few_remedy: str = "",
+    tokenizer_path: Path | None = None,
 ) -> dict[str, Any]:
     """Tokenize (split, text) pairs into a new dataset folder and return its manifest.
 
@@ -477,6 +479,7 @@ def write_dataset(
         least: tokens that each split needs at least; one of each where not given.
         remedy: what to do if there are fewer.
         few_remedy: what to do instead, if the documents are few too.
+        tokenizer_path: the name that `encoder.path` takes when the dataset is complete, where it is a temporary one.
 
     Raises:
         ToolError: another build of this folder is running, or a split has too few tokens.
@@ -514,12 +517,14 @@ def write_dataset(
             name=folder.name,
             note=note,
             smoke=smoke,
-            tokenizer=tokenizer_entry(encoder.path, folder, encoder.vocab_size, encoder.kind),
+            tokenizer=tokenizer_entry(encoder.path, folder, encoder.vocab_size, encoder.kind, tokenizer_path),
             files=files,
             splits={split: split_totals(files, split, **asdict(count)) for split, count in counts.items()},
             source=source,
         )
-        replace_folder(staging, folder)
+        with renamed(encoder.path, tokenizer_path) if tokenizer_path else contextlib.nullcontext():
+            old = replace_folder(staging, folder)
+        shutil.rmtree(old, ignore_errors=True)
         return manifest
 
 
@@ -532,20 +537,38 @@ def removed(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def replace_folder(new: Path, folder: Path) -> None:
-    """Give `new` the name `folder`; what stood there before is kept until then, and restored if that fails."""
-    if not folder.exists():
-        os.replace(new, folder)
-        return
+@contextlib.contextmanager
+def renamed(new: Path, path: Path) -> Iterator[None]:
+    """Give the file `new` the name `path`; what stood there before is restored if the block fails."""
+    with temporary_path(path) as old:
+        had = path.is_file()
+        if had:
+            shutil.copyfile(path, old)
+        try:
+            os.replace(new, path)
+            yield
+        except BaseException:
+            if had:
+                os.replace(old, path)
+            else:
+                path.unlink(missing_ok=True)
+            raise
+
+
+def replace_folder(new: Path, folder: Path) -> Path:
+    """Give `new` the name `folder`; what stood there before gets the name that is returned, and is restored if that fails."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
+    if not folder.exists():
+        os.replace(new, folder)
+        return old
     os.replace(folder, old)
     try:
         os.replace(new, folder)
     except BaseException:
         os.replace(old, folder)
         raise
-    shutil.rmtree(old)
+    return old
 
 
 def tool_versions() -> dict[str, str]:
@@ -606,8 +629,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def make_encoder(args: argparse.Namespace, input_bytes: int) -> Encoder:
-    """The encoder the arguments ask for, with its tokenizer file in place under data/tokenizers."""
+def make_encoder(args: argparse.Namespace, input_bytes: int, new_path: Path | None) -> Encoder:
+    """The encoder the arguments ask for, with its tokenizer file in place under data/tokenizers; a new one goes to `new_path`."""
     tokenizers = args.data_root / "tokenizers"
     if args.bytes:
         return ByteEncoder(tokenizers / "byte260.json")
@@ -621,15 +644,14 @@ def make_encoder(args: argparse.Namespace, input_bytes: int) -> Encoder:
             raise ToolError(f"{path} is another tokenizer than {args.tokenizer}; rename one of them")
         encoder.path = path
         return encoder
-    path = tokenizers / f"{args.name}_{args.train_tokenizer}_bpe.model"
     with Progress("reading_sample", input_bytes) as progress:
         documents = read_documents(args.inputs, args.text_field, args.txt_documents, progress)
         sample = sample_for_tokenizer(documents, args.val_fraction, args.tokenizer_sample_bytes)
     if not sample:
         raise ToolError("the input gives no train text; give more text or change --val-fraction")
     print(f"training_tokenizer pieces:{args.train_tokenizer} sample_documents:{len(sample)}", flush=True)
-    train_tokenizer(sample, args.train_tokenizer, path)
-    return PieceEncoder(path, args.threads)
+    train_tokenizer(sample, args.train_tokenizer, new_path)
+    return PieceEncoder(new_path, args.threads)
 
 
 def dedupe_and_split(documents: Iterable[str], val_fraction: float, dropped: SplitCount) -> Iterator[tuple[str, str]]:
@@ -652,11 +674,14 @@ def run(argv: list[str] | None = None) -> int:
     if folder.exists() and not args.overwrite:
         raise ToolError(f"{folder} exists; add --overwrite to replace it, or choose another --name")
     input_bytes = sum(path.stat().st_size for path in args.inputs)
-    encoder = make_encoder(args, input_bytes)
     dropped = SplitCount()
     finer = " or ".join(f"--txt-documents {unit}" for unit in TXT_UNITS[TXT_UNITS.index(args.txt_documents) + 1 :])
     finer = "" if all(map(is_json_lines, args.inputs)) else finer
-    with Progress("tokenizing", input_bytes) as progress:
+    trained = args.data_root / "tokenizers" / f"{args.name}_{size}_bpe.model" if args.train_tokenizer else None
+    with contextlib.ExitStack() as stack:
+        # A new tokenizer takes its name with the shards, so that a failure leaves old shards with their old one.
+        encoder = make_encoder(args, input_bytes, trained and stack.enter_context(temporary_path(trained)))
+        progress = stack.enter_context(Progress("tokenizing", input_bytes))
         documents = read_documents(args.inputs, args.text_field, args.txt_documents, progress)
         manifest = write_dataset(
             folder,
@@ -667,6 +692,7 @@ def run(argv: list[str] | None = None) -> int:
             smoke=False,
             source=tool_versions() | {"inputs": [path.name for path in args.inputs], "val_fraction": args.val_fraction},
             shard_limit=args.shard_tokens,
+            tokenizer_path=trained,
             few_remedy=finer and f"{finer} makes more of a text file; or give more text or change --val-fraction",
         )
     report(folder, manifest)

@@ -36,20 +36,27 @@ MANIFEST_FORMAT = "parameter-golf-local/dataset-1"
 
 
 @contextlib.contextmanager
+def temporary_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; whatever happens, a file of that name is gone afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it is flushed to disk and takes its name.
 
     On any error, Ctrl-C included, the temporary file is removed and `path` is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
+    with temporary_path(path) as part:
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -191,9 +198,9 @@ def file_entry(path: Path, split: str) -> dict[str, Any]:
     }
 
 
-def tokenizer_entry(path: Path, folder: Path, vocab_size: int, kind: str) -> dict[str, Any]:
-    """The manifest's tokenizer block; the path is relative to the dataset `folder`."""
-    relative = Path(os.path.relpath(path, folder)).as_posix()
+def tokenizer_entry(path: Path, folder: Path, vocab_size: int, kind: str, later: Path | None = None) -> dict[str, Any]:
+    """The manifest's tokenizer block; the path is relative to the dataset `folder`, and that of `later` if `path` is renamed to it."""
+    relative = Path(os.path.relpath(later or path, folder)).as_posix()
     return {"path": relative, "sha256": sha256_file(path), "vocab_size": vocab_size, "kind": kind}
 
 

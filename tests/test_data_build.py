@@ -331,6 +331,36 @@ def test_an_existing_dataset_is_kept_unless_told(tmp_path):
     assert not list((tmp_path / "datasets").glob(".*.old")) + list((tmp_path / "datasets").glob(".*.building"))
 
 
+def test_a_new_tokenizer_takes_its_name_with_the_new_shards(tmp_path, monkeypatch):
+    """A failure at any time leaves old shards with their old tokenizer, and nothing else."""
+    source = write_jsonl(tmp_path / "in.jsonl", sample_texts(200, 8))
+    options = ("--name", "x", "--train-tokenizer", 512, "--data-root", tmp_path / "data", "--val-fraction", 0.2)
+
+    def files() -> dict[str, bytes]:
+        return {str(p.relative_to(tmp_path)): p.read_bytes() for p in (tmp_path / "data").rglob("*") if p.is_file() and p.suffix != ".lock"}
+
+    refused((write_jsonl(tmp_path / "few.jsonl", sample_texts(200, 8)), *options[:-1], 1e-12), "0 val tokens")
+    assert files() == {}
+    ok(run_tool("build_dataset", source, *options))
+    before = files()
+    assert sorted(before)[-1] == "data/tokenizers/x_512_bpe.model" and len(before) == 4
+    write_jsonl(source, sample_texts(200, 9))
+    refused((source, *options[:-1], 1e-12, "--overwrite"), "0 val tokens")
+    assert files() == before
+
+    def broken(new: Path, folder: Path) -> None:
+        assert files()["data/tokenizers/x_512_bpe.model"] != before["data/tokenizers/x_512_bpe.model"]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build_dataset, "replace_folder", broken)
+        build_dataset.run([str(x) for x in (source, *options, "--overwrite")])
+    assert files() == before
+    ok(run_tool("build_dataset", source, *options, "--overwrite"))
+    assert sorted(files()) == sorted(before) and all(files()[name] != before[name] for name in before)
+    assert audit_dataset.audit(tmp_path / "data" / "datasets" / "x_sp512", quiet=True).ok
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_was_ended_half_way_can_be_run_again(tmp_path, how):
     fifo = tmp_path / "in.jsonl"
