@@ -28,6 +28,7 @@ import os
 import platform
 import shutil
 import sys
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -139,6 +140,8 @@ def json_documents(stream: BinaryIO, path: Path, field: str) -> Iterator[str]:
             continue
         try:
             value = json.loads(line)
+        except RecursionError:
+            raise ToolError(f'{path}:{number}: nested too deeply; each line is one object such as {{"text": "…"}}') from None
         except ValueError as error:
             raise ToolError(f'{path}:{number}: not JSON ({error}); each line is one object such as {{"text": "…"}}') from None
         text = value.get(field) if isinstance(value, dict) else None
@@ -190,7 +193,7 @@ def read_documents(paths: list[Path], field: str, txt_unit: str, progress: Progr
                     texts = plain_documents(stream, path, txt_unit)
                 for text in texts:
                     yield from bounded(text.encode("utf-8", "replace").decode("utf-8"))
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
             raise ToolError(f"{path}: cannot be read to its end ({error})") from None
         except Exception as error:
             if type(error).__module__.startswith("zstandard"):

@@ -37,6 +37,7 @@ from console import Progress, ToolError, amount_text, tool_main
 from shards import (
     MANIFEST_NAME,
     atomic_path,
+    brief,
     check_token_range,
     exclusive,
     file_entry,
@@ -364,7 +365,8 @@ def find_named(entries: Any, name: str, what: str) -> dict[str, Any]:
 
 def shard_count(dataset: dict[str, Any], key: str) -> int:
     """`stats.<key>` of a dataset in the published manifest, a number of files."""
-    count = (dataset.get("stats") or {}).get(key)
+    stats = dataset.get("stats")
+    count = stats.get(key) if isinstance(stats, dict) else None
     if not isinstance(count, int) or not 0 < count < 1_000_000:
         raise ToolError(f"the published manifest says stats.{key}={count!r} for {dataset.get('name')}; a number of files was expected")
     return count
@@ -389,7 +391,7 @@ def read_published(path: Path) -> dict[str, Any]:
     """The published manifest at `path`. Raises ToolError if it is not a JSON object."""
     try:
         published = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ToolError(f"the published manifest is not JSON ({error})") from None
     if not isinstance(published, dict):
         raise ToolError(f"the published manifest is a JSON {type(published).__name__}, not an object")
@@ -641,14 +643,26 @@ def restore_bundle(source: Path, root: Path) -> None:
 
 def read_index(tar: tarfile.TarFile, member: tarfile.TarInfo | None, source: Path) -> dict[str, dict[str, Any]]:
     """The bundle's index by path. Raises ToolError if there is none or a path is out of place."""
-    error = ToolError(f"{source} is not a bundle; make one with --bundle FILE")
+    remedy = "make one with --bundle FILE"
+    error = ToolError(f"{source} is not a bundle; {remedy}")
     if member is None or member.name != BUNDLE_INDEX or not member.isreg() or member.size > 1 << 26:
         raise error
     try:
         index = json.loads(tar.extractfile(member).read())
-        listed = {entry["path"]: {"size": int(entry["size"]), "sha256": str(entry["sha256"])} for entry in index["files"]}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
         raise error from None
+    found = index.get("format") if isinstance(index, dict) else None
+    if found != BUNDLE_FORMAT:
+        raise ToolError(f"{source}: its format is {brief(found)}, and {BUNDLE_FORMAT} is read; {remedy}")
+    files = index.get("files")
+    if not isinstance(files, list):
+        raise ToolError(f"{source}: files in its index is {brief(files)}, not a list; {remedy}")
+    listed = {}
+    for entry in files:
+        path, size, sha256 = (entry.get(key) for key in ("path", "size", "sha256")) if isinstance(entry, dict) else (None, None, None)
+        if not isinstance(path, str) or type(size) is not int or size < 0 or not isinstance(sha256, str):
+            raise ToolError(f"{source}: its index has {brief(entry)}; each file has a path, a size in bytes and a sha256; {remedy}")
+        listed[path] = {"size": size, "sha256": sha256}
     for path in listed:
         if path != MANIFEST_NAME and not re.fullmatch(r"(datasets/[\w.-]+|tokenizers)/\w[\w.-]*", path) or ".." in path:
             raise ToolError(f"{source}: its index names {path!r}, which is outside datasets/ and tokenizers/")

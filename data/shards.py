@@ -242,16 +242,58 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         ToolError: there is none, or it is not one of ours.
     """
-    path = folder / MANIFEST_NAME
+    return load_manifest(folder / MANIFEST_NAME)
+
+
+def load_manifest(path: Path, name: str | None = None) -> dict[str, Any]:
+    """The dataset manifest at `path`, called `name` in messages. Raises ToolError as `read_manifest` does."""
+    name = name or str(path)
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ToolError(f"{path} is missing: build or fetch the dataset again") from None
-    except ValueError as error:
-        raise ToolError(f"{path} is not JSON ({error}): build or fetch the dataset again") from None
+        raise ToolError(f"{name} is missing: build or fetch the dataset again") from None
+    except (ValueError, RecursionError) as error:
+        raise ToolError(f"{name} is not JSON ({error}): build or fetch the dataset again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
-        raise ToolError(f"{path}: not a dataset manifest of format {MANIFEST_FORMAT}")
+        raise ToolError(f"{name}: not a dataset manifest of format {MANIFEST_FORMAT}")
+    if fault := manifest_fault(manifest):
+        raise ToolError(f"{name}: {fault}: build or fetch the dataset again")
     return manifest
+
+
+def manifest_fault(manifest: dict[str, Any]) -> str:
+    """What a dataset manifest lacks of that which the tools rely on; "" if nothing."""
+    files = manifest.get("files")
+    if not isinstance(files, list):
+        return f"files is {brief(files)}, not a list"
+    blocks = [("tokenizer", manifest.get("tokenizer"), {"path": str, "sha256": str, "vocab_size": int})]
+    blocks += [
+        (f"files[{i}]", entry, {"path": str, "split": str, "sha256": str, "size": int, "tokens": int}) for i, entry in enumerate(files)
+    ]
+    splits = manifest.get("splits")
+    blocks += [("splits", splits, {})]
+    blocks += [(f"splits.{split}", total, {}) for split, total in splits.items()] if isinstance(splits, dict) else []
+    for where, block, keys in blocks:
+        if not isinstance(block, dict):
+            return f"{where} is {brief(block)}, not an object"
+        for key, kind in keys.items():
+            value = block.get(key)
+            if type(value) is not kind or (kind is int and value < 0):
+                return f"{where}.{key} is {brief(value)}, not {'a number' if kind is int else 'a text'}"
+    for entry in files:
+        if entry["split"] not in ("train", "val"):
+            return f"the split of {entry['path']!r} is {brief(entry['split'])}, not 'train' or 'val'"
+        if "/" in entry["path"] or "\0" in entry["path"] or entry["path"] in ("", ".", ".."):
+            return f"{brief(entry['path'])} is not the name of a file in its folder"
+    if "\0" in manifest["tokenizer"]["path"]:
+        return f"tokenizer.path is {brief(manifest['tokenizer']['path'])}"
+    return ""
+
+
+def brief(value: Any) -> str:
+    """A JSON value as messages show it; "missing" for none."""
+    text = "missing" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def hash_faults(folder: Path, manifest: dict[str, Any], progress: Any = None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,36 @@ def test_only_numbered_shards_are_a_split(folder):
     streams = audit_dataset.open_streams(folder, TRAINER, report)
     assert all("_val_" not in path.name for path in streams["train"].paths)
     assert [path.name for path in streams["val"].paths] == ["my_train_mix_val_000000.bin"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda m: m.pop("files"), "files is missing, not a list"),
+        (lambda m: m["tokenizer"].pop("path"), "tokenizer.path is missing, not a text"),
+        (lambda m: m.update(tokenizer=[1]), "tokenizer is [1], not an object"),
+        (lambda m: m["files"][1].pop("size"), "files[1].size is missing, not a number"),
+        (lambda m: m["files"][1].update(size="1"), "files[1].size is '1', not a number"),
+        (lambda m: m["files"][0].pop("split"), "files[0].split is missing, not a text"),
+        (lambda m: m["files"][0].update(split="test"), "is 'test', not 'train' or 'val'"),
+        (lambda m: m["files"].insert(0, 7), "files[0] is 7, not an object"),
+        (lambda m: m["files"][0].update(path="../x.bin"), "'../x.bin' is not the name of a file"),
+        (lambda m: m.pop("splits"), "splits is missing, not an object"),
+        (lambda m: m["splits"].update(val=3), "splits.val is 3, not an object"),
+    ],
+)
+def test_a_manifest_that_lacks_something_is_refused(folder, spoil, words):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    spoil(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ToolError, match=re.escape(words)) as error:
+        audit_dataset.audit(folder, quiet=True)
+    assert "build or fetch the dataset again" in str(error.value)
+
+
+def test_a_manifest_that_is_nested_too_deeply_is_refused(folder):
+    (folder / "manifest.json").write_text("[" * 200_000)
+    failed(run_tool("audit_dataset", folder), "manifest.json is not JSON")
 
 
 def write_tokens(path: Path, tokens: np.ndarray) -> None:

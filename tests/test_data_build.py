@@ -218,6 +218,11 @@ def test_long_and_damaged_texts(tmp_path, tokenizer, monkeypatch):
     ok(run_tool("build_dataset", source, "--name", "d", "--tokenizer", tokenizer, "--data-root", tmp_path, "--val-fraction", 0.2))
 
 
+def spoilt(packed: bytes) -> bytes:
+    """A .gz file with its head and other bytes behind, which zlib itself refuses."""
+    return packed[:10] + b"\xff" * (len(packed) - 10)
+
+
 def spoiled_inputs(tmp_path: Path) -> list[tuple[str, bytes, tuple[str, ...]]]:
     good = json.dumps({"text": "fine"}).encode() + b"\n"
     return [
@@ -227,6 +232,9 @@ def spoiled_inputs(tmp_path: Path) -> list[tuple[str, bytes, tuple[str, ...]]]:
         ("d.jsonl.gz", gzip.compress(good * 9000)[:-20], ("d.jsonl.gz", "to its end")),
         ("e.jsonl.xz", lzma.compress(good * 9000)[:-20], ("e.jsonl.xz", "to its end")),
         ("f.jsonl.zst", b"not zstd at all", ("f.jsonl.zst", "to its end")),
+        ("f.jsonl.gz", spoilt(gzip.compress(good * 9000)), ("f.jsonl.gz", "to its end")),
+        ("f.txt.gz", spoilt(gzip.compress(good * 9000)), ("f.txt.gz", "to its end")),
+        ("f.jsonl", good + b"[" * 200_000 + b"\n", ("f.jsonl:2", "nested too deeply")),
         ("g.jsonl", good, ("the input gives 0", "--val-fraction")),
         ("h.jsonl", b"", ("the input gives 0 train tokens",)),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from data_helpers import ROOT, failed, ok
 from hub_server import COMMIT, HubServer
 
 REPO = "someone/small-golf"
+BUNDLE = "parameter-golf-local/bundle-1"
 TOOL = ROOT / "data" / "cached_challenge_fineweb.py"
 BASE = "datasets/datasets/fineweb10B_sp512/"
 TRAIN0 = BASE + "fineweb_train_000000.bin"
@@ -305,6 +307,17 @@ def test_what_the_manifest_lacks_is_named(place):
     failed(place.run("--retries", "0"), "not JSON")
 
 
+@pytest.mark.parametrize("spoilt", [b'"stats": [1], "was"', b'"stats": "1", "was"', b'"stats": 1, "was"'])
+def test_a_published_manifest_of_other_types_is_refused(place, spoilt):
+    place.hub.files["datasets/manifest.json"] = place.hub.files["datasets/manifest.json"].replace(b'"stats"', spoilt)
+    failed(place.run("--retries", "0"), "the published manifest says stats.files_train=None")
+
+
+def test_a_published_manifest_that_is_nested_too_deeply_is_refused(place):
+    place.hub.files["datasets/manifest.json"] = b"[" * 200_000
+    failed(place.run("--retries", "0"), "the published manifest is not JSON")
+
+
 def test_a_manifest_cannot_write_outside_the_data_folder(place):
     listing = place.hub.files["datasets/manifest.json"].replace(b"tokenizers/f.vocab", b"../../f.vocab")
     place.hub.files["datasets/manifest.json"] = listing
@@ -406,16 +419,36 @@ def test_a_spoilt_bundle_is_refused(place, tmp_path):
         assert not list(place.root.rglob("*.part"))
 
 
-def test_a_bundle_cannot_write_outside_the_data_folder(place, tmp_path):
-    import io
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
 
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (b"[" * 200_000, "is not a bundle; make one with --bundle FILE"),
+        (b"[1]", "its format is missing, and parameter-golf-local/bundle-1 is read"),
+        (b'{"format": "bundle-9", "files": []}', "its format is 'bundle-9'"),
+        (b'{"format": "FORMAT"}', "files in its index is missing, not a list"),
+        (b'{"format": "FORMAT", "files": [7]}', "its index has 7; each file has a path"),
+        (b'{"format": "FORMAT", "files": [{"path": "tokenizers/a", "size": 1e400, "sha256": "0"}]}', "'size': inf"),
+        (b'{"format": "FORMAT", "files": [{"path": 7, "size": 1, "sha256": "0"}]}', "'path': 7"),
+        (b'{"format": "FORMAT", "files": [{"path": "tokenizers/a", "size": -1, "sha256": "0"}]}', "'size': -1"),
+    ],
+)
+def test_a_bundle_whose_index_is_wrong_is_refused(place, tmp_path, index, words):
+    write_tar(tmp_path / "odd.tar", {"bundle.json": index.replace(b"FORMAT", BUNDLE.encode())})
+    failed(place.run("--from-bundle", str(tmp_path / "odd.tar")), "odd.tar", words)
+
+
+def test_a_bundle_cannot_write_outside_the_data_folder(place, tmp_path):
     for name in ("../evil.bin", "/evil.bin", "datasets/../../evil.bin", "datasets/a/../../../evil"):
         bundle = tmp_path / "evil.tar"
-        index = {"files": [{"path": name, "size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}]}
-        with tarfile.open(bundle, "w") as tar:
-            for member, data in (("bundle.json", json.dumps(index).encode()), (name, b"x")):
-                info = tarfile.TarInfo(member)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+        files = [{"path": name, "size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}]
+        write_tar(bundle, {"bundle.json": json.dumps({"format": BUNDLE, "files": files}).encode(), name: b"x"})
         failed(place.run("--from-bundle", str(bundle)), "outside datasets/")
     assert not list(tmp_path.rglob("evil*.bin"))
