@@ -17,6 +17,7 @@ MATCHED_FINEWEB_REPO_ID and MATCHED_FINEWEB_REMOTE_ROOT_PREFIX for another repos
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import io
 import json
@@ -42,10 +43,12 @@ from shards import (
     exclusive,
     file_entry,
     hash_faults,
+    load_manifest,
     read_manifest,
     sha256_file,
     shard_tokens,
     split_totals,
+    temporary_path,
     tokenizer_entry,
     write_manifest,
 )
@@ -618,27 +621,50 @@ def add_member(tar: tarfile.TarFile, name: str, content: Path | bytes, progress:
 
 
 def restore_bundle(source: Path, root: Path) -> None:
-    """Unpack a bundle under `root`; every file is checked against the bundle's hashes before it takes its name.
+    """Unpack a bundle under `root`. Files take their names together, after all were checked; until then nothing is changed.
 
     Raises:
         ToolError: not a bundle, cut, or with anything in it that its index does not name.
     """
-    try:
-        with tarfile.open(source, "r|") as tar:
-            members = iter(tar)
-            listed = read_index(tar, next(members, None), source)
-            with Progress("restoring", sum(entry["size"] for entry in listed.values())) as progress:
-                for member in members:
-                    entry = listed.pop(member.name, None)
-                    if entry is None or not member.isreg() or member.size != entry["size"]:
-                        raise ToolError(f"{source}: {member.name} is not as its index says; nothing of it was used")
-                    restore_member(tar, member, entry, root, source)
-                    progress.add(member.size)
-    except (tarfile.TarError, EOFError) as error:
-        raise ToolError(f"{source}: not a whole bundle ({error}); copy it again") from None
-    if listed:
-        raise ToolError(f"{source}: {', '.join(sorted(listed))} is missing; copy the bundle again")
+    with contextlib.ExitStack() as stack:
+        staged: dict[str, Path] = {}
+        try:
+            with tarfile.open(source, "r|") as tar:
+                members = iter(tar)
+                listed = read_index(tar, next(members, None), source)
+                with Progress("restoring", sum(entry["size"] for entry in listed.values())) as progress:
+                    for member in members:
+                        entry = listed.get(member.name)
+                        if entry is None or member.name in staged or not member.isreg() or member.size != entry["size"]:
+                            raise ToolError(f"{source}: {member.name} is not as its index says; nothing of it was used")
+                        staged[member.name] = stack.enter_context(temporary_path(root / member.name))
+                        stage_member(tar, member, entry, staged[member.name], source)
+                        progress.add(member.size)
+        except (tarfile.TarError, EOFError) as error:
+            raise ToolError(f"{source}: not a whole bundle ({error}); nothing of it was used; copy it again") from None
+        if missing := sorted(set(listed) - set(staged)):
+            raise ToolError(f"{source}: {', '.join(missing)} is missing; nothing of it was used; copy the bundle again")
+        check_staged(staged, listed, root, source)
+        manifests = [name for name in staged if PurePosixPath(name).name == MANIFEST_NAME and name != MANIFEST_NAME]
+        for name in manifests:  # without it, should the machine stop between two renames, the next fetch looks at every file
+            (root / name).unlink(missing_ok=True)
+        for name in [name for name in staged if name not in manifests] + manifests:
+            os.replace(staged[name], root / name)
     print(f"restored {source} into {root}")
+
+
+def check_staged(staged: dict[str, Path], listed: dict[str, dict[str, Any]], root: Path, source: Path) -> None:
+    """Raises ToolError unless the dataset manifests of a bundle are right and speak of its files, and all can take their names."""
+    for name, part in staged.items():
+        if (root / name).is_dir():
+            raise ToolError(f"{source}: {root / name} is a folder where it has a file; nothing of it was used; move that folder away")
+        folder = PurePosixPath(name).parent
+        if PurePosixPath(name).name != MANIFEST_NAME or name == MANIFEST_NAME:
+            continue
+        manifest = load_manifest(part, f"{source}: {name}")
+        for entry in manifest["files"]:
+            if listed.get(f"{folder}/{entry['path']}", {}).get("sha256") != entry["sha256"]:
+                raise ToolError(f"{source}: {entry['path']} is not as its {name} says; nothing of it was used; make the bundle again")
 
 
 def read_index(tar: tarfile.TarFile, member: tarfile.TarInfo | None, source: Path) -> dict[str, dict[str, Any]]:
@@ -669,13 +695,14 @@ def read_index(tar: tarfile.TarFile, member: tarfile.TarInfo | None, source: Pat
     return listed
 
 
-def restore_member(tar: tarfile.TarFile, member: tarfile.TarInfo, entry: dict[str, Any], root: Path, source: Path) -> None:
-    """Write one file of a bundle to its place, checked."""
-    with atomic_path(root / member.name) as part:
-        with open(part, "wb") as file:
-            shutil.copyfileobj(tar.extractfile(member), file, 1 << 20)
-        if sha256_file(part) != entry["sha256"]:
-            raise ToolError(f"{source}: {member.name} does not have the sha256 of the index; copy the bundle again")
+def stage_member(tar: tarfile.TarFile, member: tarfile.TarInfo, entry: dict[str, Any], part: Path, source: Path) -> None:
+    """Write one file of a bundle to `part`, checked."""
+    with open(part, "wb") as file:
+        shutil.copyfileobj(tar.extractfile(member), file, 1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+    if sha256_file(part) != entry["sha256"]:
+        raise ToolError(f"{source}: {member.name} does not have the sha256 of the index; nothing of it was used; copy the bundle again")
 
 
 # --- command line ---------------------------------------------------------------------------------

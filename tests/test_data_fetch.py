@@ -419,6 +419,52 @@ def test_a_spoilt_bundle_is_refused(place, tmp_path):
         assert not list(place.root.rglob("*.part"))
 
 
+def test_a_spoilt_bundle_changes_nothing_of_what_is_there(place, tmp_path):
+    """A dataset of other shards with the same names and sizes stands there."""
+    ok(place.run())
+    bundle = tmp_path / "bundle.tar"
+    ok(place.run("--bundle", str(bundle)))
+    whole = bundle.read_bytes()
+    with tarfile.open(bundle) as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}
+    place.root = tmp_path / "elsewhere"
+    place.folder = place.root / "datasets" / place.folder.name
+    for path in list(place.hub.files):
+        if path.startswith(place.remote):
+            place.hub.files[path] = place.hub.files[path][:-2] + b"\x07\0"
+    ok(place.run())
+
+    def files() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in place.root.rglob("*") if p.is_file() and p.suffix != ".lock"}
+
+    before = files()
+    index = json.loads(members["bundle.json"])
+    manifest_name = f"datasets/{place.folder.name}/manifest.json"
+
+    def remade(manifest: bytes) -> bytes:
+        """A bundle that fits together but for what its dataset manifest says."""
+        made = members | {manifest_name: manifest}
+        listed = [(path, made[path]) for path in (entry["path"] for entry in index["files"])]
+        listed = [{"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for path, data in listed]
+        write_tar(tmp_path / "made.tar", made | {"bundle.json": json.dumps(index | {"files": listed}).encode()})
+        return (tmp_path / "made.tar").read_bytes()
+
+    manifest = json.loads(members[manifest_name])
+    train = manifest["files"][0] | {"sha256": "0" * 64}
+    spoilt = {
+        "cut": (whole[: whole.index(members[manifest_name])], "nothing of it was used"),
+        "foreign": (remade(b"{}"), "not a dataset manifest of format"),
+        "other": (remade(json.dumps(manifest | {"files": [train]}).encode()), "is not as its"),
+    }
+    for name, (data, words) in spoilt.items():
+        (tmp_path / f"{name}.tar").write_bytes(data)
+        failed(place.run("--from-bundle", str(tmp_path / f"{name}.tar")), words)
+        assert files() == before, name
+    ok(place.run("--from-bundle", str(bundle)))
+    assert files() != before and (place.folder / "manifest.json").read_bytes() == members[manifest_name]
+    assert "as recorded" in ok(place.run("--verify"))
+
+
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
     with tarfile.open(path, "w") as tar:
         for name, data in members.items():
