@@ -473,11 +473,21 @@ def remote(path: str) -> str:
 # --- fetching -------------------------------------------------------------------------------------
 
 
-def already_there(folder: Path, train_shards: int, docs: bool, root: Path) -> bool:
-    """Is everything asked for in place, by manifest and file sizes? Needs no network."""
+def hub_source(manifest: dict[str, Any]) -> tuple[Any, Any]:
+    """Repository and revision that a dataset manifest names; None for each it does not."""
+    source = manifest.get("source")
+    return (source.get("hub_repo"), source.get("revision")) if isinstance(source, dict) else (None, None)
+
+
+def already_there(folder: Path, train_shards: int, docs: bool, root: Path, revision: str | None) -> bool:
+    """Is everything asked for in place, by manifest and file sizes, from this repository and `revision` (None: any)? Needs no network."""
     if not (folder / MANIFEST_NAME).is_file() or (docs and not (root / DOCS_FILES[0]).is_file()):
         return False
     manifest = read_manifest(folder)
+    repo, found = hub_source(manifest)
+    if repo != REPO_ID or revision not in (None, found):
+        print(f"{folder} is from {repo} revision {found}; looking whether {REPO_ID} revision {revision or 'main'} has the same", flush=True)
+        return False
     present = {e["path"] for e in manifest["files"] if (folder / e["path"]).is_file() and (folder / e["path"]).stat().st_size == e["size"]}
     wanted = {e["path"] for e in manifest["files"] if e["split"] == "val"} | set(shard_names("train", train_shards))
     tokenizer = folder / manifest["tokenizer"]["path"]
@@ -521,23 +531,58 @@ def in_parallel(hub: Hub, jobs: int, action: Callable[[RemoteFile], None], files
         pool.shutdown(cancel_futures=True)
 
 
+def recorded(folder: Path, hub: Hub) -> list[dict[str, Any]] | None:
+    """The manifest's entries of the shards in `folder`; None without a manifest, or with one of another source."""
+    if not (folder / MANIFEST_NAME).is_file():
+        return None
+    manifest = read_manifest(folder)
+    repo, revision = hub_source(manifest)
+    return manifest["files"] if repo == REPO_ID and (revision == hub.revision or hub.offline) else None
+
+
+def other_shards(plan: Plan, variant: Variant, folder: Path, hub: Hub) -> list[tuple[str, RemoteFile]]:
+    """Shards in `folder` that were not asked for and that no manifest of this very source lists: (split, file) each.
+
+    They count as part of the dataset only where they are what the repository has.
+    """
+    known = {file.local.name for _, file in plan.shards} | {entry["path"] for entry in recorded(folder, hub) or []}
+    found = [(path, re.fullmatch(r"fineweb_(train|val)_\d{6}\.bin", path.name)) for path in sorted(folder.glob("*.bin"))]
+    place = f"datasets/{variant.dataset}"
+    return [
+        (match[1], RemoteFile(remote(f"{place}/{path.name}"), path, lambda p: check_shard(p, variant.vocab_size), optional=True))
+        for path, match in found
+        if match and path.name not in known
+    ]
+
+
 def fetch(variant: Variant, args: argparse.Namespace) -> None:
     """Bring everything asked for into place and write the dataset's manifest. Raises ToolError."""
     root, folder = args.data_root, args.data_root / "datasets" / variant.dataset
-    hub = Hub(REPO_ID, args.revision, args.retries, args.retry_wait)
+    hub = Hub(REPO_ID, args.revision or "main", args.retries, args.retry_wait)
     listing = RemoteFile(remote(MANIFEST_NAME), root / MANIFEST_NAME, lambda path: (read_published(path), None)[1])
     hub.pin(listing)
     if not (listing.sha256 and is_whole(listing)):
         hub.fetch(listing, Progress("manifest", None, quiet=True))
     plan = make_plan(read_published(root / MANIFEST_NAME), variant, args.train_shards, args.with_docs, root)
-    in_parallel(hub, args.jobs, hub.look_up, plan.files)
+    others = other_shards(plan, variant, folder, hub)
+    in_parallel(hub, args.jobs, hub.look_up, plan.files + [file for _, file in others])
+    if differing := [file.local.name for _, file in others if file.missing or not is_whole(file)]:
+        raise ToolError(
+            f"{folder} has {', '.join(differing)} of another source than {REPO_ID} revision {hub.revision}; "
+            "delete what is named here, or ask for as many --train-shards, and run the same command again"
+        )
     files = [file for file in plan.files if not file.missing and not is_whole(file)]
     check_disk(files, root)
     total = sum(file.size for file in files)
+    if files and recorded(folder, hub) is None:
+        (folder / MANIFEST_NAME).unlink(
+            missing_ok=True
+        )  # else a fetch cut short would leave a mixture under the manifest of the old source
     print(f"fetching files:{len(files)} bytes:{total} from {REPO_ID} revision {hub.revision}", flush=True)
     with Progress("fetching", total) as progress:
         progress.add(sum(file.part.stat().st_size for file in files if file.part.is_file()))
         in_parallel(hub, args.jobs, lambda file: hub.fetch(file, progress), files)
+    plan.shards += others
     record(variant, plan, folder, hub.revision)
     for stale in folder.glob(".*.part"):  # parts of other versions
         stale.unlink()
@@ -713,7 +758,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--variant", default="sp1024", help="sp<VOCAB> or byte260 (default: sp1024)")
     parser.add_argument("--train-shards", type=int, default=2, metavar="N", help="train shards of 100,000,000 tokens (default: 2)")
     parser.add_argument("--with-docs", action="store_true", help="also the documents' text (tens of GB)")
-    parser.add_argument("--revision", default="main", help="branch, tag or commit of the repository (default: main)")
+    parser.add_argument("--revision", help="branch, tag or commit of the repository (default: main)")
     parser.add_argument("--jobs", type=int, default=4, metavar="N", help="files at a time (default: 4)")
     parser.add_argument("--retries", type=int, default=6, metavar="N", help="how often a failed request is tried again (default: 6)")
     parser.add_argument(
@@ -746,7 +791,7 @@ def run(argv: list[str] | None = None) -> int:
     with exclusive(args.data_root / ".fetch.lock", busy, wait=True):
         if args.from_bundle is not None:
             restore_bundle(args.from_bundle, args.data_root)
-        elif already_there(folder, args.train_shards, args.with_docs, args.data_root):
+        elif already_there(folder, args.train_shards, args.with_docs, args.data_root, args.revision):
             print(f"{folder} is complete: nothing to do (--verify hashes it again)")
         else:
             fetch(variant, args)

@@ -21,6 +21,7 @@ class HubServer:
             marked so: ("status", 503), ("cut", n) closes after n bytes of the answer, ("body", bytes) sends
             other content of the announced length or not, ("forever", fault) repeats.
         head_faults: the same for HEAD, with "status" only.
+        elsewhere: (repository, revision) -> (commit, files), what other repositories and revisions hold.
         requests: (method, path, Range header) of all requests, in order.
     """
 
@@ -28,6 +29,7 @@ class HubServer:
         self.repo, self.files = repo, files
         self.faults: dict[str, list[tuple[str, Any]]] = defaultdict(list)
         self.head_faults: dict[str, list[tuple[str, Any]]] = defaultdict(list)
+        self.elsewhere: dict[tuple[str, str], tuple[str, dict[str, bytes]]] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.hold = threading.Event()  # when cleared, GETs of shards stop after 1,000 bytes until it is set
         self.hold.set()
@@ -64,19 +66,20 @@ class HubServer:
 
     def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
         """Answer one request."""
-        match = re.fullmatch(rf"/datasets/{re.escape(self.repo)}/resolve/([^/]+)/(.+)", request.path)
-        path = match[2] if match else request.path
+        match = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", request.path)
+        path = match[3] if match else request.path
+        known = {(self.repo, revision): (COMMIT, self.files) for revision in ("main", COMMIT)} | self.elsewhere
+        commit, files = known.get((match[1], match[2]) if match else None, (COMMIT, {}))
         self.requests.append((request.command, path, request.headers.get("Range")))
         kind, value = next_fault((self.faults if body else self.head_faults)[path])
-        if match is None or path not in self.files or match[1] not in ("main", COMMIT):
+        if path not in files:
             return refuse(request, 404, "EntryNotFound")
         if kind == "status":
             return refuse(request, value, None)
-        self.send(request, path, body, kind, value)
+        self.send(request, path, files[path], commit, body, kind, value)
 
-    def send(self, request: BaseHTTPRequestHandler, path: str, body: bool, kind: str, value: Any) -> None:
+    def send(self, request: BaseHTTPRequestHandler, path: str, content: bytes, commit: str, body: bool, kind: str, value: Any) -> None:
         """Send a file, or a part of it, or what a fault makes of it."""
-        content = self.files[path]
         digest = hashlib.sha256(content).hexdigest()
         data = value if kind == "body" else content
         span = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range") or "")
@@ -84,7 +87,7 @@ class HubServer:
         if span and body and start >= len(data):
             return refuse(request, 416, None)
         request.send_response(206 if start else 200)
-        request.send_header("X-Repo-Commit", COMMIT)
+        request.send_header("X-Repo-Commit", commit)
         request.send_header("ETag", f'"{digest}"')
         request.send_header("X-Linked-Etag", f'"{digest}"')
         request.send_header("X-Linked-Size", str(len(content)))

@@ -158,6 +158,49 @@ def test_full_download_then_nothing_to_do_then_more_shards_then_verify(place):
     failed(place.run("--verify"), "fineweb_train_000001.bin", "sha256")
 
 
+def put_elsewhere(place, repo: str, revision: str, commit: str) -> dict[str, bytes]:
+    """What another repository or revision holds: other tokens in validation and the first train shard, all else alike."""
+    files = dict(place.hub.files)
+    for name in ("fineweb_val_000000.bin", "fineweb_train_000000.bin"):
+        files[place.remote + name] = files[place.remote + name][:-2] + b"\x07\0"
+    for asked in (revision, commit):
+        place.hub.elsewhere[repo, asked] = commit, files
+    return files
+
+
+@pytest.mark.parametrize(("repo", "revision"), [(REPO, "second"), (REPO, "c" * 40), ("someone/other", "main")])
+def test_another_repository_or_revision_is_fetched(place, repo, revision):
+    ok(place.run("--train-shards", "2"))
+    place.hub.files = put_elsewhere(place, repo, revision, "c" * 40)
+    options = ("--train-shards", "1", *(() if revision == "main" else ("--revision", revision)))
+    out = ok(place.run(*options, MATCHED_FINEWEB_REPO_ID=repo))
+    assert f"is from {REPO} revision {COMMIT}; looking whether {repo} revision {revision} has the same" in out
+    place.assert_complete(2)  # the second train shard is the same there, and stays
+    manifest = json.loads((place.folder / "manifest.json").read_text())
+    assert manifest["source"] == {"hub_repo": repo, "revision": "c" * 40}
+    for same in ((), ("--revision", "c" * 40)):
+        assert "nothing to do" in ok(place.run(*same, MATCHED_FINEWEB_REPO_ID=repo))
+
+
+def test_shards_of_another_source_are_named_and_nothing_is_mixed(place):
+    ok(place.run("--train-shards", "3"))
+    files = put_elsewhere(place, REPO, "second", "c" * 40)
+    files[place.remote + "fineweb_train_000001.bin"] = files[place.remote + "fineweb_train_000000.bin"]
+    del files[place.remote + "fineweb_train_000002.bin"]
+    before = {path: path.read_bytes() for path in place.folder.iterdir()}
+    words = ("has fineweb_train_000001.bin, fineweb_train_000002.bin of another source than", "delete what is named here", "--train-shards")
+    failed(place.run("--revision", "second"), *words)
+    assert {path: path.read_bytes() for path in place.folder.iterdir()} == before
+
+    place.hub.faults[place.remote + "fineweb_train_000000.bin"] = [("forever", ("status", 503))]
+    for i in (1, 2):
+        (place.folder / f"fineweb_train_00000{i}.bin").unlink()
+    failed(place.run("--revision", "second"), "gave up")
+    place.hub.faults.clear()
+    ok(place.run())  # validation of the second revision is there already, under no manifest
+    place.assert_complete()
+
+
 def test_a_byte_variant_and_the_documents(place):
     ok(place.run("--variant", "byte260", "--with-docs"))
     manifest = json.loads((place.root / "datasets/fineweb10B_byte260/manifest.json").read_text())
