@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import glob
 import io
 import json
 import os
@@ -34,7 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
 
-from console import Progress, ToolError, amount_text, tool_main
+from console import Interrupted, Progress, ToolError, amount_text, tool_main
 from shards import (
     MANIFEST_NAME,
     atomic_path,
@@ -524,11 +525,11 @@ def in_parallel(hub: Hub, jobs: int, action: Callable[[RemoteFile], None], files
     try:
         for future in as_completed([pool.submit(action, file) for file in files]):
             future.result()
-    except BaseException:
+    except BaseException as error:
         hub.stop.set()
+        pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
         raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    pool.shutdown()
 
 
 def recorded(folder: Path, hub: Hub) -> list[dict[str, Any]] | None:
@@ -574,18 +575,32 @@ def fetch(variant: Variant, args: argparse.Namespace) -> None:
     files = [file for file in plan.files if not file.missing and not is_whole(file)]
     check_disk(files, root)
     total = sum(file.size for file in files)
-    if files and recorded(folder, hub) is None:
-        (folder / MANIFEST_NAME).unlink(
-            missing_ok=True
-        )  # else a fetch cut short would leave a mixture under the manifest of the old source
+    if files and recorded(folder, hub) is None:  # else a fetch cut short would leave a mixture under the manifest of the old source
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
     print(f"fetching files:{len(files)} bytes:{total} from {REPO_ID} revision {hub.revision}", flush=True)
     with Progress("fetching", total) as progress:
         progress.add(sum(file.part.stat().st_size for file in files if file.part.is_file()))
         in_parallel(hub, args.jobs, lambda file: hub.fetch(file, progress), files)
     plan.shards += others
     record(variant, plan, folder, hub.revision)
-    for stale in folder.glob(".*.part"):  # parts of other versions
-        stale.unlink()
+    for stale in [*folder.glob(".*.part"), *parts_of([listing, *plan.tokenizers, *plan.docs])]:  # parts of other versions
+        stale.unlink(missing_ok=True)
+
+
+def parts_of(files: list[RemoteFile]) -> list[Path]:
+    """The parts of these files, of any version, as `RemoteFile.part` names them; others may build under names like theirs."""
+    found = [(file, path) for file in files for path in file.local.parent.glob(f".{glob.escape(file.local.name)}.*.part")]
+    return [path for file, path in found if len(path.name) != len(f".{file.local.name}.12345678.part")]
+
+
+def what_is_kept(folder: Path, root: Path) -> str:
+    """For the person who pressed Ctrl-C during a fetch."""
+    sizes = []
+    for part in (part for place in (root, root / "tokenizers", folder) for part in place.glob(".*.part")):
+        with contextlib.suppress(OSError):  # a thread may just have given it its name
+            sizes.append(part.stat().st_size)
+    kept = f" and {len(sizes)} unfinished file{'s'[: len(sizes) != 1]} ({amount_text(sum(sizes))}, named .*.part)" if sizes else ""
+    return f"files that are complete{kept} are kept; run the same command again and it continues"
 
 
 def record(variant: Variant, plan: Plan, folder: Path, revision: str) -> None:
@@ -794,7 +809,10 @@ def run(argv: list[str] | None = None) -> int:
         elif already_there(folder, args.train_shards, args.with_docs, args.data_root, args.revision):
             print(f"{folder} is complete: nothing to do (--verify hashes it again)")
         else:
-            fetch(variant, args)
+            try:
+                fetch(variant, args)
+            except KeyboardInterrupt:
+                raise Interrupted(what_is_kept(folder, args.data_root)) from None
             print(f"{folder} is complete")
     return 0
 

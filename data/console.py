@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +23,10 @@ class ToolError(Exception):
     """A message for the person at the keyboard: what is wrong, what is allowed, what to type."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while threads may wait for a network: a message that says what is kept. The process ends without them."""
+
+
 def tool_main(entry: Callable[[], int]) -> int:
     """Run a tool's `entry()`; a ToolError becomes one line and status 1, Ctrl-C status 130."""
     try:
@@ -31,6 +37,11 @@ def tool_main(entry: Callable[[], int]) -> int:
     except OSError as error:
         print(f"error: {error.filename or 'writing'}: {error.strerror or error}; nothing half-written was left", file=sys.stderr)
         return 1
+    except Interrupted as error:
+        with contextlib.suppress(OSError):
+            print(f"interrupted; {error}", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        os._exit(130)  # an ordinary end would wait for the threads
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left, start it again", file=sys.stderr)
         return 130

@@ -19,7 +19,7 @@ class HubServer:
         files: what the repository holds, path -> bytes.
         faults: path -> list of (kind, value), one used up by each GET of that path, the last one for ever if it is
             marked so: ("status", 503), ("cut", n) closes after n bytes of the answer, ("body", bytes) sends
-            other content of the announced length or not, ("forever", fault) repeats.
+            other content of the announced length or not, ("stall", None) waits for `hold`, ("forever", fault) repeats.
         head_faults: the same for HEAD, with "status" only.
         elsewhere: (repository, revision) -> (commit, files), what other repositories and revisions hold.
         requests: (method, path, Range header) of all requests, in order.
@@ -98,7 +98,9 @@ class HubServer:
         request.end_headers()
         if not body:
             return
-        if path.endswith(".bin") and not self.hold.is_set():
+        if kind == "stall":
+            self.hold.wait(60)
+        elif path.endswith(".bin") and not self.hold.is_set():
             request.wfile.write(data[start : start + 1000])
             self.hold.wait(60)
             start += 1000

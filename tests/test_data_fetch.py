@@ -96,8 +96,8 @@ class Place:
     def run(self, *args: str, **more: str) -> subprocess.CompletedProcess:
         return subprocess.run(self.command(*args), env=self.environment | more, capture_output=True, text=True, timeout=60)
 
-    def start(self, *args: str) -> subprocess.Popen:
-        return subprocess.Popen(self.command(*args), env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def start(self, *args: str, **more: str) -> subprocess.Popen:
+        return subprocess.Popen(self.command(*args), env=self.environment | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def local(self, remote: str) -> Path:
         return self.root / remote.removeprefix("datasets/")
@@ -250,6 +250,46 @@ def test_interrupt_leaves_nothing_under_its_name(place):
     place.assert_no_wrong_file()
     ok(place.run())
     place.assert_complete()
+
+
+@pytest.mark.parametrize("stalled", ["shards", "manifest"])
+def test_interrupt_does_not_wait_for_a_hub_that_stalls(place, stalled):
+    path = place.remote + "fineweb_train_000000.bin" if stalled == "shards" else "datasets/manifest.json"
+    if stalled == "manifest":
+        place.hub.faults[path] = [("stall", None)]
+    place.hub.hold.clear()
+    process = place.start(HF_HUB_DOWNLOAD_TIMEOUT="50")
+    deadline = time.monotonic() + 30
+    while not place.hub.gets(path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)  # now it waits for the answer
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, errors = process.communicate(timeout=40)
+    assert time.monotonic() - start < 5  # a second, on a machine that has nothing else to do
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    parts = list(place.root.rglob(".*.part"))
+    kept = f"{len(parts)} unfinished file{'s'[: len(parts) != 1]} ("
+    assert errors.startswith("interrupted; files that are complete") and kept in errors and "continues" in errors, errors
+    assert len(parts) == (2 if stalled == "shards" else 1), parts
+    place.assert_no_wrong_file()
+    place.hub.hold.set()
+    place.hub.faults.clear()
+    ok(place.run())
+    place.assert_complete()
+
+
+def test_parts_of_other_versions_are_removed_wherever_they_are(place):
+    """Those of a fetch alone: the tokenizer another tool is just writing, and other variants' parts, stay."""
+    stale = [place.folder / ".fineweb_train_000007.bin.0123456789abcdef.part", place.root / ".manifest.json.0123456789abcdef.part"]
+    stale += [place.root / "tokenizers" / name for name in (".f.model.0123456789abcdef.part", ".f.vocab.cached.part")]
+    others = [place.root / "tokenizers" / name for name in (".f.model.01234567.part", ".pure_byte_260.json.0123456789abcdef.part")]
+    for path in stale + others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    ok(place.run())
+    assert [path for path in stale + others if path.exists()] == others
+    assert sorted(place.root.rglob(".*.part")) == sorted(others)
 
 
 @pytest.mark.parametrize("status", [429, 500])
