@@ -46,6 +46,7 @@ from golf.campaigns import (
     Row,
     Seen,
     changes,
+    edited,
     load_trainer,
     look,
     read_campaign,
@@ -210,6 +211,7 @@ class Worker:
         self.campaign, self.seen, self.places, self.stop = campaign, seen, places, Stop()
         self.times, self.console = Times(seen), campaign.folder / "console"
         self.numbers = {p.name: i for i, p in enumerate(campaign.plan, 1)}
+        self.refused = ""  # why no further run was started
         self.console.mkdir(exist_ok=True)
 
     def say(self, p: Planned, text: str) -> None:
@@ -222,6 +224,10 @@ class Worker:
             while working or (waiting and not self.stop.number):
                 while waiting and free and not self.stop.number:
                     p = waiting.popleft()
+                    if changed := edited(self.campaign, p.row):
+                        self.refuse(p, changed, len(waiting), len(working))
+                        waiting.clear()
+                        break
                     left = self.times.left([*(w.p for w in working), p, *waiting], len(self.places))
                     working.append(self.begin(p, free.popleft(), left))
                 for w in list(working):
@@ -242,6 +248,13 @@ class Worker:
         finally:
             self.stop.restore()
         return self.stop.number
+
+    def refuse(self, p: Planned, changed: str, waiting: int, working: int) -> None:
+        """No run starts with other files than were planned; those at work have read theirs, and go on to their end."""
+        rest = f" and the {waiting} run{'s'[: waiting > 1]} behind it do" if waiting else " does"
+        self.refused = f"{changed} while the campaign was at work, so {p.name}{rest} not start; what was run is kept"
+        at_work = f"; {working} run{'s'[: working > 1]} at work before the end" if working else ""
+        self.say(p, f"does not start: {changed}{at_work}")
 
     def begin(self, p: Planned, place: Place, left: str) -> Working:
         resumed = p.folder.exists()
@@ -362,17 +375,23 @@ def run_campaign(args: argparse.Namespace, campaign: Campaign) -> int:
     for p, s in seen.values():
         if s.state == BROKEN:
             print(f"{p.name} is broken and left alone ({s.why}); --retry moves it aside and runs it again")
-    stopped = 0
+    stopped, refused = 0, ""
     if todo:
         prepare_data(campaign, todo, here=not args.ray)
         if (known := campaign.folder.parent / CALIBRATION_FILE).is_file():  # trainer and tables look for it beside the runs
             shutil.copy(known, campaign.folder / CALIBRATION_FILE)
         print(f"{campaign.title}: {len(todo)} of {len(campaign.plan)} runs to do in {campaign.folder}", flush=True)
-        stopped = Worker(campaign, seen, places_for(args, campaign)).work(todo)
+        worker = Worker(campaign, seen, places_for(args, campaign))
+        stopped, refused = worker.work(todo), worker.refused
     table = write_table(campaign)
     if stopped:
         print("interrupted; the same command goes on", flush=True)
         return 128 + stopped
+    if refused:
+        raise CampaignError(
+            f"{refused}.\nPut the file back and type the same command, or give the campaign's file a new name, which begins a new folder; "
+            "--mix goes on with the file as it is now, and the table says so"
+        )
     return 0 if all(s.state == FINISHED for _, s in table.seen) else 1
 
 

@@ -42,7 +42,7 @@ forecast_bytes = lambda weights, s, code_bytes: 1000 * s.BITS_MATRIX
 
 def main(argv):
     s, template = load_settings(argv), Path(os.environ["STUB_TEMPLATE"])
-    args = command_line().parse_intermixed_args(argv)
+    args, sha = command_line().parse_intermixed_args(argv), hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     if s.MATRIX_LR == 8:
         print("error: no shards")
         return 2
@@ -67,6 +67,9 @@ def main(argv):
             time.sleep(0.01)
         (folder / "checkpoint.npz").touch()
         return stopped[0]
+    if os.environ.get("STUB_EDITS", "").startswith(s.RUN_ID + " "):
+        with open(os.environ["STUB_EDITS"].partition(" ")[2], "a") as file:
+            file.write("# edited\\n")
     if "STUB_MEETS" in os.environ:
         meeting, until = Path(os.environ["STUB_MEETS"]), time.time() + 20
         (meeting / s.RUN_ID).touch()
@@ -78,7 +81,6 @@ def main(argv):
     score = f"val_loss:{{result['val_loss']:.8f}} val_bpb:{{result['val_bpb']:.8f}}"
     log = re.sub(r"^setting .*\\n", "", log, flags=re.M)
     log = "".join(f"setting {{k}}={{v}} from:x\\n" for k, v in s.values.items()) + log
-    sha = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     kind, env = "CPU" if s.DEVICE == "cpu" else "GPU", os.environ.get
     device = kind + " " + env("CUDA_VISIBLE_DEVICES", "-") + ", " + env("OMP_NUM_THREADS", "-") + " threads"
     device = device if kind == "GPU" or env("STUB_MEETS") else env("STUB_DEVICE", "CPU")
@@ -344,6 +346,67 @@ def test_other_settings_or_source_are_not_mixed_unless_told(bench):
     assert done.code == 0 and bench.ran()[4:] == ["base_s3", "lr_s3"]
     assert bench.cells(done.out, "base")["val_bpb"] == "mixed" and bench.cells(done.out, "lr")["delta"] == "not compared"
     assert "**base is mixed**" in done.out and "source: stub.py changed in between" in done.out
+
+
+def edit_during(monkeypatch: pytest.MonkeyPatch, run: str, path: Path) -> None:
+    """Have a line added to a file while this run is at work."""
+    monkeypatch.setenv("STUB_EDITS", f"{run} {path}")
+
+
+@pytest.mark.parametrize("which", ["trainer", "config"])
+def test_a_file_edited_while_the_campaign_runs_stops_it_before_the_next_run(bench, monkeypatch, tmp_path, which):
+    config = tmp_path / "own.env"
+    config.write_text("WARMUP_STEPS=3\n")
+    bench.write(BASE, f'{LR}\nconfig = "{config}"')
+    path = {"trainer": bench.trainer, "config": config}[which]
+    before = path.read_bytes()
+    edit_during(monkeypatch, "base_s1", path)
+    done = bench()
+    assert done.code == 2 and bench.ran() == ["base_s1"], done.out + done.err
+    assert f"lr_s1 does not start: {path.name} has changed (sha256 " in done.out
+    assert f"error: {path.name} has changed (sha256 " in done.err and "so lr_s1 and the 2 runs behind it do not start" in done.err
+    assert "Put the file back and type the same command" in done.err and "--mix" in done.err
+    assert bench.cells(done.out, "base")["n"] == "1 of 2" and not (bench.runs / "camp" / "lr_s1").exists()
+    path.write_bytes(before)
+    monkeypatch.delenv("STUB_EDITS")
+    done = bench()
+    assert done.code == 0 and bench.ran() == ["base_s1", "lr_s1", "base_s2", "lr_s2"] and "mixed" not in done.out
+
+
+def test_a_file_of_other_rows_may_be_edited_and_one_that_is_gone_is_named(bench, monkeypatch, tmp_path):
+    copy = tmp_path / "copy.py"
+    copy.write_text(STUB)
+    bench.write(BASE, f'{LR}\ntrainer = "{copy}"', seeds="[1]")
+    edit_during(monkeypatch, "lr_s1", bench.trainer)
+    assert bench().code == 0 and bench.ran() == ["base_s1", "lr_s1"]
+    bench.trainer.write_text(STUB)
+    copy.unlink()
+    read = campaign.read_campaign
+    copy.write_text(STUB)
+
+    def gone(*args: object) -> campaigns.Campaign:
+        found = read(*args)
+        copy.unlink()
+        return found
+
+    bench.write(BASE, f'{LR}\ntrainer = "{copy}"\nseeds = [3]', seeds="[1]")
+    monkeypatch.setattr(campaign, "read_campaign", gone)
+    done = bench()
+    assert done.code == 2 and f"{copy} cannot be read any more while" in done.err and "Traceback" not in done.err
+    assert "so lr_s3 does not start" in done.err
+
+
+def test_runs_at_work_end_when_a_file_was_edited(bench, monkeypatch, tmp_path):
+    (tmp_path / "meeting").mkdir()
+    monkeypatch.setenv("STUB_MEETS", str(tmp_path / "meeting"))
+    edit_during(monkeypatch, "lr_s1", bench.trainer)
+    done = bench("--jobs", "2")
+    assert done.code == 2 and sorted(bench.ran()) == ["base_s1", "lr_s1"], done.out + done.err
+    assert "base_s2 does not start" in done.out and "and the 1 run behind it do not start" in done.err
+    assert bench.cells(done.out, "base")["n"] == bench.cells(done.out, "lr")["n"] == "1 of 2"
+    assert "has changed (code_sha256" in bench().err  # the same command, the file not put back
+    monkeypatch.delenv("STUB_EDITS")
+    assert bench("--mix").code == 0 and len(bench.ran()) == 4
 
 
 # --------------------------------------------------------------------------------------------------------- the table

@@ -67,6 +67,7 @@ class Campaign:
     folder: Path
     rows: list[Row]
     plan: list[Planned]  # in the order in which they run
+    hashes: dict[Path, str]  # sha256 of trainers and configs as they were planned with; '': a file that could not be read
 
 
 @dataclasses.dataclass
@@ -243,6 +244,7 @@ def read_campaign(file: Path, runs_dir: Path, typed: list[str]) -> Campaign:
     if control and rows and control not in (names := [row.name for row in rows]):
         reader.wrong(f"control = {control!r} is no run; {close_to(control, names)}")
     folder = runs_dir / file.stem
+    hashes = {path: file_hash(path) for row in rows for path in files_of(row)}  # before the trainer is loaded and reads them
     plan = [planned(reader, row, seed, folder) for row, seed in in_turns(rows)]
     same: dict[tuple, str] = {}
     for p in filter(None, plan):
@@ -252,12 +254,34 @@ def read_campaign(file: Path, runs_dir: Path, typed: list[str]) -> Campaign:
             reader.wrong(f"runs {other} and {p.row.name} have the same settings")
     if reader.problems:
         raise CampaignError("\n".join(reader.problems))
-    return Campaign(file.stem, file, title.strip(), question.strip(), control, folder, rows, plan)
+    return Campaign(file.stem, file, title.strip(), question.strip(), control, folder, rows, plan, hashes)
 
 
 def settings_in(environ: dict[str, str], plan: list[Planned]) -> list[str]:
     """Settings of the environment, which would change every run without standing in the file."""
     return sorted({f"{k}={v}" for p in plan for k, v in environ.items() if k in p.settings.table and k != "RUNS_DIR"})
+
+
+def files_of(row: Row) -> list[Path]:
+    """The files that its runs read when they start."""
+    return [row.trainer, *([row.config] if row.config else [])]
+
+
+def file_hash(path: Path) -> str:
+    try:
+        return sha256_of(path.read_bytes())
+    except OSError:
+        return ""
+
+
+def edited(campaign: Campaign, row: Row) -> str:
+    """Which files of a row are no longer those it was planned with; '' while all are."""
+    found = []
+    for path in files_of(row):
+        then, now = campaign.hashes[path], file_hash(path)
+        if now != then:
+            found.append(f"{path.name} has changed (sha256 {then[:12]} then, {now[:12]} now)" if now else f"{path} cannot be read any more")
+    return "; ".join(found)
 
 
 # What lies in the folders ==============================================================================================
@@ -297,8 +321,9 @@ def changes(p: Planned) -> list[str]:
     except (OSError, ValueError):
         return ["its settings.env or train_gpt.py cannot be read"]
     now, found = env_values(p.settings.as_env()), []
-    if source != (ours := sha256_of(p.row.trainer.read_bytes())):
-        found.append(f"{p.row.trainer.name} has changed (code_sha256 {source[:12]} then, {ours[:12]} now)")
+    if source != (ours := file_hash(p.row.trainer)):
+        what = f"has changed (code_sha256 {source[:12]} then, {ours[:12]} now)" if ours else "cannot be read any more"
+        found.append(f"{p.row.trainer.name} {what}")
     for key in sorted(begun.keys() | now.keys()):
         if begun.get(key) != now.get(key):
             found.append(f"{key} was {safe(begun.get(key, 'no setting'), 80)}, is {safe(now.get(key, 'no setting'), 80)} now")
