@@ -201,6 +201,7 @@ class Working:
     job: object
     begun: float
     resumed: bool
+    written: tuple[int, int]  # bytes that were in its console file and its log before
     told: int = 0
 
 
@@ -259,7 +260,9 @@ class Worker:
     def begin(self, p: Planned, place: Place, left: str) -> Working:
         resumed = p.folder.exists()
         self.say(p, " ".join(filter(None, ["goes on" if resumed else "starts", place.label])) + f"; time left for all: {left}")
-        return Working(p, place, place.start(p, self.console / f"{p.name}.txt"), time.monotonic(), resumed)
+        console = self.console / f"{p.name}.txt"
+        written = size_of(console), size_of(p.folder / "train.log")  # by earlier attempts
+        return Working(p, place, place.start(p, console), time.monotonic(), resumed, written)
 
     def end(self, w: Working, status: int) -> None:
         seen, spent = look(w.p.folder), time.monotonic() - w.begun
@@ -274,12 +277,30 @@ class Worker:
         elif self.stop.asked:
             self.say(w.p, "stopped; " + ("it goes on from there" if seen.state == INTERRUPTED else "it had not begun to train"))
         else:
-            self.say(w.p, f"FAILED with exit status {status}: {seen.why or last_words(self.console / f'{w.p.name}.txt')}")
+            self.say(w.p, f"FAILED with exit status {status}: {self.why(w, seen)}")
+
+    def why(self, w: Working, seen: Seen) -> str:
+        """What this attempt said of its end; earlier ones wrote into the same files."""
+        console, log = (
+            lines_since(path, size) for path, size in zip((self.console / f"{w.p.name}.txt", w.p.folder / "train.log"), w.written)
+        )
+        if seen.why and (seen.state == BROKEN or any(line.startswith("failed: ") for line in log)):
+            return seen.why
+        return last_words(console)
 
 
-def last_words(path: Path) -> str:
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def lines_since(path: Path, size: int) -> list[str]:
+    """What was appended to a file since it had this size."""
+    return path.read_bytes()[size:].decode("utf-8", "replace").splitlines() if path.exists() else []
+
+
+def last_words(lines: list[str]) -> str:
     """The last line a run printed, which says what is wrong with it."""
-    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    lines = [line for line in lines if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return safe((errors or lines or ["it said nothing"])[-1])
 

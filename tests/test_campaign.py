@@ -44,7 +44,7 @@ def main(argv):
     s, template = load_settings(argv), Path(os.environ["STUB_TEMPLATE"])
     args, sha = command_line().parse_intermixed_args(argv), hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     if s.MATRIX_LR == 8:
-        print("error: no shards")
+        print(os.environ.get("STUB_WORDS", "error: no shards"))
         return 2
     folder = Path(args.resume) if args.resume else Path(s.RUNS_DIR) / s.RUN_ID
     folder.mkdir(parents=True, exist_ok=bool(args.resume))
@@ -57,6 +57,13 @@ def main(argv):
         (folder / "checkpoint.npz").touch()
         (folder / "train.log").write_text("step:1\\ndiverged: step 2: train_loss nan\\n")
         return 4
+    if s.MATRIX_LR == 7:
+        if args.resume:
+            print(os.environ["STUB_WORDS"])
+            return 6
+        (folder / "checkpoint.npz").touch()
+        (folder / "train.log").write_text("step:1\\nfailed: OSError: the disk is full\\n")
+        return 5
     if os.environ.get("STUB_WAITS") == s.RUN_ID and not args.resume:
         stopped = []
         signal.signal(signal.SIGINT, lambda *a: stopped.append(130))
@@ -200,6 +207,20 @@ def test_a_failing_run_stops_nobody_and_is_not_tried_again(bench):
     assert retried.code == 1 and bench.ran()[4:] == ["bad_s1", "none_s1"]
     assert "diverged" in (bench.runs / "camp" / "aside" / "bad_s1.1" / "train.log").read_text()
     assert bench("--retry").code == 1 and (bench.runs / "camp" / "aside" / "bad_s1.2").is_dir()
+
+
+def test_the_line_of_a_failure_quotes_its_own_attempt(bench, monkeypatch):
+    """Not an earlier one, though both wrote into the same console file and the same log."""
+    bench.write('name = "none"\nsettings = { MATRIX_LR = 8 }', 'name = "full"\nsettings = { MATRIX_LR = 7 }', seeds="[1]")
+    done = bench()
+    assert "none_s1 FAILED with exit status 2: error: no shards" in done.out
+    assert "full_s1 FAILED with exit status 5: failed: OSError: the disk is full" in done.out
+    monkeypatch.setenv("STUB_WORDS", "MemoryError")
+    done = bench()
+    assert "none_s1 FAILED with exit status 2: MemoryError" in done.out and "full_s1 FAILED with exit status 6: MemoryError" in done.out
+    assert "no shards\n" in (bench.runs / "camp" / "console" / "none_s1.txt").read_text()
+    monkeypatch.setenv("STUB_WORDS", "")
+    assert "none_s1 FAILED with exit status 2: it said nothing" in bench().out
 
 
 def test_ctrl_c_leaves_a_checkpoint_prints_the_table_and_goes_on(bench):
@@ -574,6 +595,23 @@ def test_a_ray_cluster_runs_them_and_their_files_come_back(bench, two_nodes, tmp
     assert process.returncode == 0 and bench.journal()[-1]["resumed"], out + err
     log = (bench.runs / "camp" / "l4_s1" / "train.log").read_text()
     assert log.startswith("resumed") and ", 1 threads" in log
+
+
+def test_on_ray_too_an_edited_trainer_stops_the_campaign(bench, two_nodes, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / "meeting" / name).touch()  # nobody waits for another run
+    bench.common = [item for item in bench.common if not item.startswith("DEVICE")]
+    bench.write(f"{L4}\nseeds = [1]", f"{BASE}\nseeds = [1, 2, 3, 4, 5, 6, 7, 8]")
+    process = bench.start("--ray", two_nodes)
+    wait_on_a_node(tmp_path, "l4_s1")
+    wait_for(bench.runs / "camp" / "base_s1" / "result.json")
+    bench.trainer.write_text(STUB + "# edited\n")
+    said = next(line for line in process.stdout if " does not start: " in line)
+    assert "stub.py has changed (sha256 " in said and said.endswith("; 1 run at work before the end\n")
+    process.send_signal(signal.SIGINT)  # for the one that waits
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "l4_s1 stopped; it goes on from there" in out, out + err
+    assert 1 <= sum(path.stat().st_size > 0 for path in bench.runs.glob("camp/base_s*/result.json")) < 8
 
 
 def test_a_ray_cluster_that_cannot_help_says_so(bench, two_nodes):
