@@ -4,8 +4,9 @@
     python3 scripts/leaderboard.py --check    write nothing; exit status 1 when either is out of date
 
 Every folder is checked first; one with findings is left out and named. A new record must beat the best before it by 0.005 nats per
-token at p < 0.01 (docs/track_spec.md, E3); the table says so, or why not. The verified mark comes from records/verified/<name>.json,
-which the referee writes, and holds only for the very files it saw; its scores then take the place of the claim's.
+token of the default tokenizer at p < 0.01 (docs/track_spec.md, E3); the table says so, or why not. The verified mark comes from
+records/verified/<name>.json, which the referee writes, and holds only for the very files it saw; its scores then take the place of
+the claim's.
 
 Of the open lane README.md names the best whose text is one of those in scripts/golf/pins.json.
 
@@ -43,6 +44,8 @@ class Entry:
     verified: str  # "" or the date of the verdict
     pinned: bool = False  # scored on text whose hash is pinned
     tokenizer_bytes: int = 0  # of a tokenizer that is not the default: not in the claim, but charged
+    default_tokenizer: bool = True
+    bytes_per_token: float | None = None  # of the default tokenizer on the validation text; None: nobody knows
     standing: str = ""  # what the comparison with the best before it says
     record: bool = False
 
@@ -54,16 +57,24 @@ class Entry:
     def bytes(self) -> int:
         return self.claim["total_bytes"] + self.tokenizer_bytes
 
+    def same_tokenizer(self, other: Entry) -> bool:
+        return self.claim["tokenizer_sha256"] == other.claim["tokenizer_sha256"]
+
+    def same_text(self, other: Entry) -> bool:
+        """Whether both were scored on the same text; another tokenizer's tokens of it have another hash."""
+        mine, theirs = self.claim["validation"], other.claim["validation"]
+        if self.same_tokenizer(other):
+            return mine["sha256"] == theirs["sha256"]
+        return abs(mine["bytes"] / theirs["bytes"] - 1) <= 0.01
+
     def losses_like(self, other: Entry) -> list[float] | None:
-        """Nats per token of each seed, per token of the other's tokenizer; None when the two were scored on other text."""
-        mine, theirs = self.claim, other.claim
-        if mine["tokenizer_sha256"] == theirs["tokenizer_sha256"]:
-            same = mine["validation"]["sha256"] == theirs["validation"]["sha256"]
-            return [run["val_loss"] for run in mine["runs"]] if same else None
-        if abs(mine["validation"]["bytes"] / theirs["validation"]["bytes"] - 1) > 0.01:
+        """Nats of each seed, per token of the default tokenizer whatever the two have, as E3 says; None when that is not known."""
+        runs = self.claim["runs"]
+        if self.default_tokenizer and self.same_tokenizer(other):
+            return [run["val_loss"] for run in runs]
+        if self.bytes_per_token is None:
             return None
-        per_token = theirs["validation"]["bytes"] / theirs["validation"]["targets"]
-        return [run["val_bpb"] * math.log(2) * per_token for run in mine["runs"]]
+        return [run["val_bpb"] * math.log(2) * self.bytes_per_token for run in runs]
 
 
 def verdict_on(records: Path, folder: Path, claim: dict) -> dict:
@@ -86,6 +97,19 @@ def as_verified(claim: dict, verdict: dict) -> dict:
     return claim | spread(runs) | {"runs": runs}
 
 
+def bytes_per_token(entries: list[Entry], pins: dict) -> float | None:
+    """Of the default tokenizer on the record lane's validation text, or on one as like it as is known; None where none is.
+
+    First the pinned text of the lane; then what the first record with the default tokenizer says, which the checker has compared with
+    its logs; then the longest pinned text.
+    """
+    lane = [e.claim for e in entries if e.claim["track"] == RECORD and e.default_tokenizer]
+    known = [pin for pin in pins["validation"] if pin["sha256"] == pins["record_validation"]]
+    known += [claim["validation"] for claim in sorted(lane, key=lambda claim: (claim["date"], claim["name"]))]
+    known += sorted(pins["validation"], key=lambda pin: -pin["targets"])
+    return known[0]["bytes"] / known[0]["targets"] if known else None
+
+
 def read_records(records: Path, tracks: dict[str, Track] = TRACK, pins: dict | None = None) -> tuple[list[Entry], list[str]]:
     """(entries of clean folders, why others were left out)."""
     entries, left_out = [], []
@@ -103,7 +127,11 @@ def read_records(records: Path, tracks: dict[str, Track] = TRACK, pins: dict | N
                 pinned = report.claim["validation"]["sha256"] in known
                 verdict = verdict_on(records, folder, report.claim)
                 claim = as_verified(report.claim, verdict) if verdict else report.claim
-                entries.append(Entry(folder, claim, str(verdict.get("date", "")), pinned, report.tokenizer_bytes))
+                default = pins["tokenizer"] in (None, claim["tokenizer_sha256"])
+                entries.append(Entry(folder, claim, str(verdict.get("date", "")), pinned, report.tokenizer_bytes, default))
+    per_token = bytes_per_token(entries, pins)
+    for entry in entries:
+        entry.bytes_per_token = per_token
     return entries, left_out
 
 
@@ -113,10 +141,11 @@ def judge(entries: list[Entry]) -> None:
     for entry in sorted(entries, key=lambda e: (e.claim["date"], e.claim["val_bpb"], e.claim["name"])):
         if best is None:
             entry.standing, entry.record = "first", True
-        elif (mine := entry.losses_like(best)) is None:
+        elif not entry.same_text(best):
             entry.standing = f"not comparable: scored on other text than {best.claim['name']}"
+        elif (mine := entry.losses_like(best)) is None or (theirs := best.losses_like(entry)) is None:
+            entry.standing = "not comparable: bytes per token of the default tokenizer are not known; their place is scripts/golf/pins.json"
         else:
-            theirs = [run["val_loss"] for run in best.claim["runs"]]
             gain, p = mean(theirs) - mean(mine), welch_p(mine, theirs)
             if gain < RECORD_MARGIN_NATS:
                 entry.standing = f"no record: {gain:+.4f} nats, {RECORD_MARGIN_NATS} are needed"

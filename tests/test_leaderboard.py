@@ -10,7 +10,7 @@ import pytest
 from folders import NO_PINS, OPEN, RECORD, edit, make_folder, reseal, reseed, tracks
 from golf.records import digest
 from golf.runs import sha256_of
-from leaderboard import BEGIN, END, Entry, main, ranked, read_records, readme_table
+from leaderboard import BEGIN, END, Entry, bytes_per_token, judge, main, ranked, read_records, readme_table
 
 TRACKS = tracks(1500)
 
@@ -170,20 +170,62 @@ def test_strangers_text_is_no_markup(finished, tmp_path):
     assert build(tmp_path, "--check") == 0
 
 
+def made_up(tokenizer, sha, targets, total, bpbs, name="2026-11-01_x", per_token=2.5):
+    """An entry of the record lane; tokenizer `a` is the default one."""
+    runs = [{"val_bpb": b, "val_loss": b * math.log(2) * total / targets} for b in bpbs]
+    claim = {"tokenizer_sha256": tokenizer, "validation": {"targets": targets, "bytes": total, "sha256": sha}, "runs": runs}
+    claim |= {"track": RECORD, "name": name, "date": name[:10], "val_bpb": sum(bpbs) / len(bpbs)}
+    return Entry(Path("x"), claim, "", default_tokenizer=tokenizer == "a", bytes_per_token=per_token)
+
+
 def test_other_tokenizers_and_other_text():
-    """Nats are taken per token of the other record's tokenizer; scores on other text are not compared."""
+    """Nats are taken per token of the default tokenizer, whichever of the two has another; scores on other text are not compared."""
+    default, larger = made_up("a", "v", 1000, 2505, [1.5]), made_up("b", "w", 600, 2500, [1.4])
+    assert larger.losses_like(default) == larger.losses_like(larger) == [pytest.approx(1.4 * math.log(2) * 2.5)]
+    assert default.losses_like(larger) == [pytest.approx(1.5 * math.log(2) * 2.5)]
+    assert default.losses_like(made_up("a", "v", 1000, 2505, [1.0])) == [1.5 * math.log(2) * 2.505]  # val_loss itself
+    assert made_up("b", "w", 600, 2500, [1.4], per_token=None).losses_like(default) is None
+    assert default.same_text(larger) and default.same_text(default)
+    assert not made_up("a", "u", 1000, 2505, [1.0]).same_text(default) and not made_up("b", "u", 600, 3000, [1.0]).same_text(default)
 
-    def entry(tokenizer, sha, targets, total, bpbs, losses):
-        runs = [{"val_bpb": b, "val_loss": x} for b, x in zip(bpbs, losses)]
-        validation = {"targets": targets, "bytes": total, "sha256": sha}
-        return Entry(Path("x"), {"tokenizer_sha256": tokenizer, "validation": validation, "runs": runs}, "")
 
-    default = entry("a", "v", 1000, 2500, [1.5], [2.6])
-    larger = entry("b", "w", 600, 2500, [1.4], [4.0])
-    assert larger.losses_like(default) == [pytest.approx(1.4 * math.log(2) * 2.5)]
-    assert default.losses_like(entry("a", "v", 1000, 2500, [1.0], [1.0])) == [2.6]
-    assert entry("a", "u", 1000, 2500, [1.0], [1.0]).losses_like(default) is None
-    assert entry("b", "u", 600, 3000, [1.0], [1.0]).losses_like(default) is None
+def test_the_margin_is_per_token_of_the_default_tokenizer():
+    """A gain of 0.0025 bpb is 0.0043 nats per default token, and 0.0072 per token of one that takes 4.17 bytes a token."""
+    spread = (0.0, 0.00001, -0.00001)
+
+    def standing(first, second, bpb=1.3975, per_token=2.5):
+        targets = {"a": 1000, "b": 600, "c": 620}
+        both = [made_up(t, t, targets[t], 2500, [x + d for d in spread], f"2026-11-0{i}_x", per_token)
+                for i, (t, x) in enumerate(((first, 1.4), (second, bpb)), 1)]  # fmt: skip
+        judge(both)
+        assert both[1].record == both[1].standing.startswith("record")
+        return both[1].standing
+
+    for pair in (("b", "a"), ("a", "b"), ("b", "b"), ("b", "c"), ("a", "a")):
+        assert standing(*pair) == "no record: +0.0043 nats, 0.005 are needed", pair
+        assert standing(*pair, bpb=1.397).startswith("record by 0.0052 nats")
+    assert "bytes per token of the default tokenizer are not known" in standing("b", "b", per_token=None)
+
+
+def test_where_bytes_per_token_of_the_default_tokenizer_come_from():
+    pins = NO_PINS | {
+        "tokenizer": "a",
+        "validation": [{"sha256": s, "targets": n, "bytes": b} for s, n, b in (("s", 10, 24), ("t", 20, 49))],
+    }
+    late, other = made_up("a", "v", 1000, 2600, [1.0], "2026-11-03_late"), made_up("b", "w", 600, 2500, [1.0])
+    early = made_up("a", "v", 1000, 2500, [1.0], "2026-11-02_early")
+    assert bytes_per_token([other, late, early], pins | {"record_validation": "s"}) == 2.4
+    assert bytes_per_token([other, late, early], pins) == 2.5 and bytes_per_token([other], pins) == 2.45
+    assert bytes_per_token([other], NO_PINS) is None
+
+
+def test_records_are_read_with_the_default_tokenizer_of_the_pins(repository):
+    claim = standings(repository)[0]["first"].claim
+    for tokenizer, default in ((claim["tokenizer_sha256"], True), ("0" * 64, False)):
+        entries, _ = read_records(repository / "records", TRACKS, pins_of(repository) | {"tokenizer": tokenizer})
+        assert entries and all(e.default_tokenizer == default for e in entries)
+        validation = claim["validation"]
+        assert all(e.bytes_per_token == validation["bytes"] / validation["targets"] for e in entries)
 
 
 def test_empty(tmp_path, capsys):
