@@ -243,7 +243,10 @@ def more_seeds(difference: float, noise: Noise, n: int, alpha: float) -> str:
     needed = seeds_needed(difference, noise.sd, alpha)
     if needed is None:
         return f"a difference of {abs(difference):.5f} bpb would take more than {MOST_SEEDS} seeds a side: treat it as none"
-    return f"about {max(1, needed - n)} more seeds a side ({needed} in all) would show a difference of {abs(difference):.5f} bpb"
+    what = f"a difference of {abs(difference):.5f} bpb"
+    if needed <= n:
+        return f"{needed} seeds a side, no more than there are, would have shown {what} in {POWER:.0%} of cases"
+    return f"about {needed - n} more seed{'s'[: needed - n > 1]} a side ({needed} in all) would show {what}"
 
 
 def verdict(a: list[Result], b: list[Result], alpha: float, gain: float | None) -> tuple[str, str]:
@@ -334,7 +337,7 @@ def compare(args: argparse.Namespace) -> int:
         raise ResultError(f"--allow {wrong[0]}: allowed are {', '.join(ALLOWABLE)}; other fields make scores meaningless side by side")
     if not 0 < args.alpha < 0.5:
         raise ResultError(f"--alpha {args.alpha:g}: allowed are values between 0 and 0.5, such as 0.05")
-    if args.gain is not None and not args.gain > 0:
+    if args.gain is not None and not 0 < args.gain < math.inf:
         raise ResultError(f"--gain {args.gain:g}: give the difference in bpb that matters, such as 0.005")
     if args.promote and not args.vs:
         raise ResultError("--promote needs a control: add --vs and the runs of the same settings without the change")

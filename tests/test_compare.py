@@ -182,6 +182,19 @@ def test_planned_seeds_are_for_the_difference_asked_for(runs, compare):
     assert "more than 200 seeds a side: treat it as none" in compare(a, b, "--gain", "0.00001")[1]
 
 
+def test_seeds_that_are_there_already_are_not_asked_for(runs, compare):
+    a, b = runs.make("a", 0.001, 0.0, -0.001, 0.0005, -0.0005), runs.make("b", 0.0011, 0.0001, -0.0009, 0.0006, -0.0004)
+    noise = 0.001 * math.sqrt(2.5 / 4)
+    needed = compare_runs.seeds_needed(0.0025, noise)
+    assert 2 <= needed < 5
+    out = compare(a, b, "--gain", "0.0025")[1]
+    words = "no more than there are, would have shown a difference of 0.00250 bpb in 80% of cases"
+    assert f"; {needed} seeds a side, {words}" in out and "more seed" not in out
+    edge = compare_runs.Noise(noise, 8, 0.0, 1.0)
+    assert "no more than there are" in compare_runs.more_seeds(0.0025, edge, needed, 0.05)
+    assert compare_runs.more_seeds(0.0025, edge, needed - 1, 0.05).startswith(f"about 1 more seed a side ({needed} in all) would show")
+
+
 def test_single_runs_get_no_verdict(runs, compare):
     code, out, _ = compare(runs.make("a", -0.5), runs.make("b", 0.0))
     assert code == 0 and "cannot tell" in out and "run 3 seeds a side" in out and "noise floor: unknown" in out
@@ -267,6 +280,8 @@ def test_bad_input_says_what_to_type(runs, compare, tmp_path: Path):
         (a, b, ("--allow", "validation hash"), "device, clock, data"),
         (a, b, ("--alpha", "2"), "between 0 and 0.5"),
         (a, b, ("--gain", "-1"), "such as 0.005"),
+        (a, b, ("--gain", "inf"), "--gain inf: give the difference in bpb that matters, such as 0.005"),
+        (a, b, ("--gain", "nan"), "such as 0.005"),
         (a, [], ("--promote",), "add --vs"),
     ):
         code, _, err = compare(left, right, *options)
