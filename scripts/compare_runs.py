@@ -39,6 +39,7 @@ except KeyboardInterrupt:
 
 POWER = 0.8  # chance of finding a difference that is there, when seeds are planned
 PROMOTE_SEEDS, PROMOTE_AUXILIARY = 3, 2
+FEW_SEEDS = 4  # with fewer on a side and more than twice as many on the other, Welch's test raises too many false alarms
 MOST_SEEDS = 200  # more than anyone runs
 ALLOWABLE = ("device", "clock", "data")
 
@@ -238,6 +239,17 @@ def noise_lines(noise: Noise | None, n_a: int, n_b: int, alpha: float) -> list[s
     return lines
 
 
+def unequal_line(n_a: int, n_b: int) -> str:
+    """A warning where Welch's test raises more false alarms than it says; '' elsewhere."""
+    few, many = sorted((n_a, n_b))
+    if not (2 <= few < FEW_SEEDS and many > 2 * few):
+        return ""
+    return (
+        f"warning: {n_a} against {n_b} runs are so unequal that chance looks like a difference more often than p says "
+        f"(docs/local_loop.md); run more seeds of {'A' if n_a < n_b else 'B'}"
+    )
+
+
 def more_seeds(difference: float, noise: Noise, n: int, alpha: float) -> str:
     """How many seeds a difference of this size would take."""
     needed = seeds_needed(difference, noise.sd, alpha)
@@ -357,7 +369,7 @@ def compare(args: argparse.Namespace) -> int:
         w = welch(*bpb, 1 - args.alpha) if b else None
         out = {"a": [r.label for r in a], "b": [r.label for r in b], "val_bpb_a": bpb[0], "val_bpb_b": bpb[1] if b else []}
         out |= {"verdict": word, "sentence": sentence, "welch": w and dataclasses.asdict(w)}
-        out |= {"paired_by_seed": paired_line(a, b, args.alpha)}
+        out |= {"paired_by_seed": paired_line(a, b, args.alpha), "warning": unequal_line(len(a), len(b))}
         out |= {"noise": noise and dataclasses.asdict(noise), "not_controlled": loose}
         out |= {"missing": missing, "advice": advice} if args.promote else {}
         print(json.dumps(out, indent=1))
@@ -377,6 +389,8 @@ def compare(args: argparse.Namespace) -> int:
             needs = f"a record needs {RECORD_MARGIN_NATS} and p < {RECORD_P} (docs/track_spec.md, E3)"
             print(f"better by {-nats.difference:.4f} nats, one-sided p {nats.p_lower:.2g}; {needs}")
         if line := paired_line(a, b, args.alpha):
+            print(line)
+        if line := unequal_line(len(a), len(b)):
             print(line)
         print(f"\nverdict: {sentence}")
     if args.promote:

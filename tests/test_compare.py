@@ -195,6 +195,25 @@ def test_seeds_that_are_there_already_are_not_asked_for(runs, compare):
     assert compare_runs.more_seeds(0.0025, edge, needed - 1, 0.05).startswith(f"about 1 more seed a side ({needed} in all) would show")
 
 
+@pytest.mark.parametrize("n_a, n_b, warned", [(2, 5, "A"), (7, 3, "B"), (2, 4, ""), (3, 6, ""), (1, 7, ""), (4, 9, ""), (3, 3, "")])
+def test_very_unequal_counts_get_a_warning(n_a: int, n_b: int, warned: str):
+    line = compare_runs.unequal_line(n_a, n_b)
+    assert bool(line) == bool(warned) and line.endswith(f"run more seeds of {warned}" if warned else "")
+
+
+def test_the_warning_of_unequal_counts_is_printed(runs, compare):
+    a, b = runs.make("a", -0.01, -0.011), runs.make("b", 0, 0.0005, -0.0005, 0.0002, -0.0002)
+    assert "\nwarning: 2 against 5 runs are so unequal" in compare(a, b)[1] and "warning:" not in compare(a, b[:4])[1]
+    assert json.loads(compare(b, a, "--json")[1])["warning"].endswith("run more seeds of B")
+
+
+@pytest.mark.parametrize("n_a, n_b, low, high", [(2, 2, 0.022, 0.026), (3, 3, 0.033, 0.037), (2, 10, 0.094, 0.106), (3, 10, 0.06, 0.068)])
+def test_false_alarms_by_counts_are_those_of_the_docs(n_a: int, n_b: int, low: float, high: float):
+    rng = np.random.default_rng(6)
+    p = stats.ttest_ind(rng.normal(0, 1, (40_000, n_a)), rng.normal(0, 1, (40_000, n_b)), axis=1, equal_var=False).pvalue
+    assert low < (p < 0.05).mean() < high
+
+
 def test_single_runs_get_no_verdict(runs, compare):
     code, out, _ = compare(runs.make("a", -0.5), runs.make("b", 0.0))
     assert code == 0 and "cannot tell" in out and "run 3 seeds a side" in out and "noise floor: unknown" in out
