@@ -41,6 +41,7 @@ POWER = 0.8  # chance of finding a difference that is there, when seeds are plan
 PROMOTE_SEEDS, PROMOTE_AUXILIARY = 3, 2
 FEW_SEEDS = 4  # with fewer on a side and more than twice as many on the other, Welch's test raises too many false alarms
 MOST_SEEDS = 200  # more than anyone runs
+NO_SPREAD = "does SEED reach them? Type diff on two of their train.log"
 ALLOWABLE = ("device", "clock", "data")
 
 
@@ -230,7 +231,8 @@ def table(a: list[Result], b: list[Result], alpha: float) -> list[str]:
 
 def noise_lines(noise: Noise | None, n_a: int, n_b: int, alpha: float) -> list[str]:
     if noise is None:
-        return ["noise floor: unknown, since no side has two runs that differ; run the same settings with SEED=1, SEED=2, SEED=3"]
+        what = NO_SPREAD if max(n_a, n_b) > 1 else "run the same settings with SEED=1, SEED=2, SEED=3"
+        return [f"noise floor: unknown, since no side has two runs whose scores differ; {what}"]
     spread = f"{noise.low:.5f} to {noise.high:.5f}"
     lines = [f"noise floor: seeds alone move val_bpb by sd {noise.sd:.5f} ({noise.df} degrees of freedom, 95% interval {spread})"]
     if n_a > 1 and n_b > 1:
@@ -271,10 +273,12 @@ def verdict(a: list[Result], b: list[Result], alpha: float, gain: float | None) 
     if w:
         why = f"p {w.p:.2g}"
     else:
-        why = "and a side has a single run" if min(len(a), len(b)) < 2 else "and all runs of a side score the same: does SEED reach them?"
+        why = "and a side has a single run" if min(len(a), len(b)) < 2 else "and all runs of a side score the same"
     sentence = f"cannot tell: A - B is {difference:+.5f} bpb, {why}"
-    if noise is None:
+    if noise is None and max(len(a), len(b)) < 2:
         return "cannot tell", f"{sentence}; without a second seed nobody knows what chance does here: run 3 seeds a side"
+    if noise is None:
+        return "cannot tell", f"{sentence}; runs without any spread do not show what chance does here: {NO_SPREAD}"
     return "cannot tell", f"{sentence}; {more_seeds(gain or difference, noise, min(len(a), len(b)), alpha)}"
 
 
@@ -386,8 +390,8 @@ def compare(args: argparse.Namespace) -> int:
     if b:
         nats = welch(*(values_of(runs, "val_loss (nats)") for runs in (a, b)))
         if nats and nats.difference < 0:
-            needs = f"a record needs {RECORD_MARGIN_NATS} and p < {RECORD_P} (docs/track_spec.md, E3)"
-            print(f"better by {-nats.difference:.4f} nats, one-sided p {nats.p_lower:.2g}; {needs}")
+            wanted = f"a record needs {-RECORD_MARGIN_NATS} or lower and p < {RECORD_P} (docs/track_spec.md, E3)"
+            print(f"val_loss: A - B is {nats.difference:+.4f} nats, one-sided p {nats.p_lower:.2g}; {wanted}")
         if line := paired_line(a, b, args.alpha):
             print(line)
         if line := unequal_line(len(a), len(b)):

@@ -227,9 +227,15 @@ def contrast(runs: list[Shown]) -> str:
     return f"<details><summary>{words}; the two extremes (warm: more bits, cold: fewer)</summary>{inner}</details>"
 
 
+def scored(runs: list[Shown], tokens: int) -> str:
+    """How many tokens were scored again, which are fewer where a run has no more; from the fewest to the most."""
+    counts = sorted({len(r.scores["nats"]) for r in runs if r.scores}) or [tokens]
+    return " to ".join(f"{n:,}" for n in (counts[0], counts[-1])[: len(counts)])
+
+
 def cards(runs: list[Shown], tokens: int) -> list[tuple[str, str, str, object]]:
     """(section, title, words, figure) of every chart that there is something to draw for."""
-    first = f"first {tokens:,} validation tokens"
+    first = f"first {scored(runs, tokens)} validation tokens"
     loss = charts.curve_chart(runs, "train_loss", "nats")
     by_class, by_bits = charts.byte_charts(runs)
     gap = f"Plain windows over the {first}: bpb as shipped, less bpb with this class exact."
@@ -273,7 +279,8 @@ def page(runs: list[Shown], tokens: int) -> str:
     for cdn in CDNS:
         bokeh = bokeh.replace(cdn, "")
     title = runs[0].label if len(runs) == 1 else f"{len(runs)} runs"
-    foot = f"Made by scripts/report.py; scores by token: the {tokens:,} first validation tokens at most. Lower bpb is better."
+    by_token = f"scores by token: the first {scored(runs, tokens)} validation tokens. " if any(r.scores for r in runs) else ""
+    foot = f"Made by scripts/report.py; {by_token}Lower bpb is better."
     template = string.Template((Path(__file__).parent / "golf" / "report.html").read_text(encoding="utf-8"))
     parts = {"title": text(title), "head": intro(runs) + summary(runs), "body": body, "foot": foot, "shades": shade_rules()}
     return template.substitute(parts, bokeh=bokeh.replace("</script", "<\\/script"), script=script, x_names=json.dumps(charts.X_OF_CURVES))

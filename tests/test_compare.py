@@ -172,6 +172,20 @@ def test_runs_of_the_same_seeds_are_compared_seed_by_seed_too(runs, compare):
 def test_sides_that_do_not_spread_get_no_verdict(runs, compare):
     out = compare(runs.make("a", 0.0, 0.0, 0.0), runs.make("b", 0.01, 0.01, 0.01))[1]
     assert "cannot tell" in out and "does SEED reach them?" in out and "single run" not in out
+    assert "second seed" not in out and "SEED=1" not in out  # there are three
+    out = compare(runs.make("c", 0.0, 0.0, 0.0), runs.make("d", 0.01))[1]
+    assert "and a side has a single run; runs without any spread do not show" in out and "second seed" not in out
+    assert "does SEED reach them?" in compare(runs.make("e", 0.0, 0.0), [])[1]
+
+
+def test_the_line_about_nats_claims_no_more_than_its_p(runs, compare):
+    wide, b = runs.make("wide", -0.03, -0.01, 0.02), runs.make("b", 0, 0.0005, -0.0005)
+    nats = -0.02 / 3 * runs.nats_of_a_bpb
+    code, out, _ = compare(wide, b)
+    line = next(line for line in out.splitlines() if line.startswith("val_loss: A - B"))
+    assert line.startswith(f"val_loss: A - B is {nats:+.4f} nats, one-sided p 0.3") and "better" not in out
+    assert line.endswith("a record needs -0.005 or lower and p < 0.01 (docs/track_spec.md, E3)")
+    assert "val_loss: A - B" not in compare(b, wide)[1]
 
 
 def test_planned_seeds_are_for_the_difference_asked_for(runs, compare):

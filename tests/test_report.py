@@ -89,6 +89,19 @@ def test_a_page_has_every_part_and_needs_no_network(run, make):
     assert f"<b>{result['val_bpb']:.5f}</b>" in text and f"{result['total_bytes']:,}" in text
 
 
+def test_the_page_says_how_many_tokens_were_scored(run, make, tmp_path: Path):
+    """The number scored, where a run has fewer than were asked for."""
+    more = tmp_path / "more"
+    shutil.copytree(run, more)
+    text = make(more, options=())[1]
+    assert text.count(f"first {TOKENS:,} validation tokens") >= 4 and "16,384" not in text
+    assert "scores by token" not in make(more, options=("--logs",))[1]
+    few = report.Shown("few", [], 64, None, {"nats": np.zeros(100)})
+    assert report.scored([few, few], 64) == "100" and report.scored([], 16_384) == "16,384"
+    many, none = report.Shown("many", [], 64, None, {"nats": np.zeros(2000)}), report.Shown("none", [], 64, None)
+    assert report.scored([few, many, none], 64) == "100 to 2,000"
+
+
 def test_a_page_of_ten_runs_is_small(run, make, tmp_path: Path):
     for i in range(10):
         shutil.copytree(run, tmp_path / f"run_{i}")
