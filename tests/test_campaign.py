@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -21,7 +22,7 @@ from pathlib import Path
 import pytest
 from conftest import Done, environment
 from filelock import FileLock
-from folders import ROOT
+from folders import ROOT, edit
 from golf import campaigns
 from golf.campaign_table import Table
 
@@ -259,6 +260,14 @@ def test_states_of_a_folder(tmp_path, finished):
     assert campaigns.look(tmp_path / "no").state == "new" and campaigns.look(finished[0]).state == "finished"
     assert state() == "broken" and state("checkpoint.npz") == "interrupted" and state("weights.npz") == "interrupted"
     assert state("checkpoint.npz", log="failed: OSError: full\n") == "interrupted" and state(log="failed: x\n") == "broken"
+    for name, content in (("list", "[]"), ("none", "null")):
+        shutil.copytree(finished[0], tmp_path / name)
+        (tmp_path / name / "result.json").write_text(content)
+        seen = campaigns.look(tmp_path / name)
+        assert seen.state == "broken" and "result.json holds no object" in seen.why
+    shutil.copytree(finished[0], tmp_path / "zero")
+    edit(tmp_path / "zero" / "train.log", (r" train_s:\S+ export_s", " train_s:0 export_s"))
+    assert "train_s:0" in campaigns.look(tmp_path / "zero").why
     assert state("checkpoint.npz", log="step:1\ndiverged: step 2\n") == "broken" and state("result.json") == "broken"
 
 

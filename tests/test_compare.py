@@ -319,6 +319,13 @@ def test_bad_input_says_what_to_type(runs, compare, tmp_path: Path):
     ):
         code, _, err = compare(left, right, *options)
         assert code == 2 and words in err and err.startswith("error: "), (words, err)
+    for name in ("list", "zero"):
+        shutil.copytree(a[0], tmp_path / name)
+    (tmp_path / "list" / "result.json").write_text("[]")
+    edit(tmp_path / "zero" / "train.log", (r" train_s:\S+ export_s", " train_s:0 export_s"))
+    for name, words in (("list", "list: result.json holds no object"), ("zero", "zero/train.log: train_s:0 in its peak_memory_bytes line")):
+        code, out, err = compare([str(tmp_path / name)], b)
+        assert code == 2 and not out and words in err and err.startswith("error: ") and err.count("\n") == 1, err
     runs.edit(a[:1], ("^setting MATRIX_LR=.*", "setting MATRIX_LR=0.5 from:environment"))
     code, _, err = compare(a, b)
     assert code == 2 and "A mixes configurations: setting MATRIX_LR is" in err

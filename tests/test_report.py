@@ -165,6 +165,16 @@ def test_bad_input_says_what_to_type(run, make, tmp_path: Path):
         assert code == 2 and words in err, err
 
 
+def test_a_run_without_training_time_or_with_a_list_for_a_result_is_no_traceback(run, make, tmp_path: Path):
+    for name in ("list", "zero"):
+        shutil.copytree(run, tmp_path / name)
+    (tmp_path / "list" / "result.json").write_text("[1]")
+    edit(tmp_path / "zero" / "train.log", (r" train_s:\S+ export_s", " train_s:0 export_s"))
+    for name, words in (("list", "result.json holds no object"), ("zero", "train_s:0 in its peak_memory_bytes line")):
+        code, text, err = make(tmp_path / name)
+        assert code == 0 and words in text and "not finished" in text, err
+
+
 def test_text_of_documents_is_inert():
     shown = report.colored(["<script>", "a\u202eb", "", "&"], np.array([20.0, 0.1, 1.0, 2.0]), 1.25)
     assert "<script>" not in shown and "&lt;script&gt;" in shown and "\u202e" not in shown and "&amp;" in shown

@@ -72,6 +72,10 @@ def read_results(path: Path) -> list[Result]:
         raise ResultError(f"{path}: {e}; the log of a finished run is needed") from None
     if not logs:
         raise ResultError(f"{path} holds no train.log; `bash scripts/check_submission_folder.sh {path}` says what a record needs")
+    for name, facts in logs.items():
+        if facts.spans["train"] <= 0:
+            seconds = f"train_s:{facts.spans['train']:g} in its peak_memory_bytes line"
+            raise ResultError(f"{folder / (name or 'train.log')}: {seconds}; it must be over 0, so put the log back as the run wrote it")
     names = {name: f"{folder.name}/{name}" if name else folder.name for name in logs}
     return [Result(names[name], folder, facts, calibration_of(folder, facts.about["device"])) for name, facts in logs.items()]
 

@@ -225,6 +225,8 @@ def read_run(path: Path) -> RunFolder:
         result = read_json(path / "result.json")
     except (TextError, LogError) as e:
         raise RunError(f"{path}: {e}; the log of a finished run is needed") from None
+    if not isinstance(result, dict):
+        raise RunError(f"{path}: result.json holds no object of names and values, as a finished run writes it; put its own file back")
     same = {key: (facts.final[key], result.get(key)) for key in ("val_loss", "val_bpb")} | {
         key: (facts.size[key], result.get(key)) for key in ("code_bytes", "model_bytes", "total_bytes")
     }
