@@ -254,7 +254,7 @@ class Worker:
         """No run starts with other files than were planned; those at work have read theirs, and go on to their end."""
         rest = f" and the {waiting} run{'s'[: waiting > 1]} behind it do" if waiting else " does"
         self.refused = f"{changed} while the campaign was at work, so {p.name}{rest} not start; what was run is kept"
-        at_work = f"; {working} run{'s'[: working > 1]} at work before the end" if working else ""
+        at_work = f"; runs at work go on to their end: {working}" if working else ""
         self.say(p, f"does not start: {changed}{at_work}")
 
     def begin(self, p: Planned, place: Place, left: str) -> Working:
@@ -406,7 +406,7 @@ def run_campaign(args: argparse.Namespace, campaign: Campaign) -> int:
         stopped, refused = worker.work(todo), worker.refused
     table = write_table(campaign)
     if stopped:
-        print("interrupted; the same command goes on", flush=True)
+        print(f"interrupted; {'once the file is put back ' if refused else ''}the same command goes on", flush=True)
         return 128 + stopped
     if refused:
         raise CampaignError(

@@ -616,10 +616,11 @@ def test_on_ray_too_an_edited_trainer_stops_the_campaign(bench, two_nodes, tmp_p
     wait_for(bench.runs / "camp" / "base_s1" / "result.json")
     bench.trainer.write_text(STUB + "# edited\n")
     said = next(line for line in process.stdout if " does not start: " in line)
-    assert "stub.py has changed (sha256 " in said and said.endswith("; 1 run at work before the end\n")
+    assert "stub.py has changed (sha256 " in said and said.endswith("; runs at work go on to their end: 1\n")
     process.send_signal(signal.SIGINT)  # for the one that waits
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "l4_s1 stopped; it goes on from there" in out, out + err
+    assert "interrupted; once the file is put back the same command goes on" in out
     assert 1 <= sum(path.stat().st_size > 0 for path in bench.runs.glob("camp/base_s*/result.json")) < 8
 
 
