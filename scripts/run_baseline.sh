@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # What run_cuda_baseline.sh and run_mlx_baseline.sh have in common. Sourced, never run by itself.
 #
-#   run_baseline TRAINER REQUIREMENTS CONFIG [--packed | --readable] [--resume RUN] [KEY=VALUE ...]
+#   run_baseline TRAINER REQUIREMENTS CONFIG [--packed | --readable] [KEY=VALUE ...]
+#   run_baseline TRAINER REQUIREMENTS [CONFIG] --resume RUN [KEY=VALUE ...]
 #
 # Where the config sets TARGET_BYTES, a self-extracting copy of the trainer trains, whose code takes a third of the bytes: the rest goes
 # to the weights. --readable trains with the source as it is, --packed with the copy whatever the config says. --resume RUN goes on with an
@@ -17,21 +18,25 @@ _pgl_usage() { # line that says what is wrong
 }
 
 run_baseline() {
-  local trainer="$1" requirements="$2" config="${3:-}"
+  local trainer="$1" requirements="$2" config="${3:-}" with=()
+  shift 2
   case "$config" in
     '') _pgl_usage "no config given" ;;
+    --resume | --resume=*) ;; # the run has settings of its own
     -* | *=*) _pgl_usage "the first argument is $config; the config comes first" ;;
+    *)
+      shift
+      # A config is looked for where the command was typed, then in the repository root, where everything runs.
+      if [ -f "$config" ]; then
+        if [ "$PWD" != "$PGL_ROOT" ]; then config="$(cd "$(dirname "$config")" && pwd)/$(basename "$config")"; fi
+      elif [ ! -f "$PGL_ROOT/$config" ]; then
+        _pgl_usage "there is no config file $config"
+      fi
+      with=(--config "$config")
+      ;;
   esac
-  shift 3
-
-  # A config is looked for where the command was typed, then in the repository root, where everything runs.
-  if [ -f "$config" ]; then
-    if [ "$PWD" != "$PGL_ROOT" ]; then config="$(cd "$(dirname "$config")" && pwd)/$(basename "$config")"; fi
-  elif [ ! -f "$PGL_ROOT/$config" ]; then
-    _pgl_usage "there is no config file $config"
-  fi
 
   cd "$PGL_ROOT" || exit 1
   setup_python "$requirements"
-  PGL_SCRIPT="$0" exec "$PGL_PYTHON" scripts/prepare_run.py "$trainer" --train --config "$config" "$@"
+  PGL_SCRIPT="$0" exec "$PGL_PYTHON" scripts/prepare_run.py "$trainer" --train ${with[@]+"${with[@]}"} "$@"
 }

@@ -201,6 +201,9 @@ def test_a_run_goes_on_by_its_own_source_and_settings(ready, line):
     assert json.loads(got)["script"] == "runs/x/train_gpt.py"
     pairs = [x for x in ["A=1", *line, "B=two words"] if "=" in x and not x.startswith("--")]
     assert json.loads(got)["argv"] == ["--resume", "runs/x", *pairs]
+    if line[0] != "--packed":  # and no config has to be named
+        (got,) = ready.bash("scripts/run_cuda_baseline.sh", *line, "A=1").stdout.splitlines()
+        assert json.loads(got)["argv"] == ["--resume", "runs/x", "A=1"]
     assert not (ready.root / "packed").exists()
 
 
