@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from build_dataset import PieceEncoder, tool_versions, train_tokenizer, write_dataset
 from console import ToolError, tool_main
-from shards import MANIFEST_NAME, read_manifest
+from shards import MANIFEST_NAME, read_manifest, temporary_path
 
 from train_gpt import ByteTable, DataError, document_bounds, load_tokens
 
@@ -70,10 +70,12 @@ def make(args: argparse.Namespace) -> None:
     print(f"VOCAB_SIZE={len(table.base_bytes)} VAL_TOKENS={val_count - 1} ITERATIONS={args.steps} val_bytes:{val_bytes}")
     for vocab in args.vocabularies:
         folder, model = sets / f"decoded_sp{vocab}", tokenizers / f"decoded_{vocab}_bpe.model"
-        train_tokenizer(texts, vocab, model)
         pairs = [("val", x) for x in val_texts] + [("train", x) for x in texts]
-        note = f"The text of {known.name} in another vocabulary, {len(texts)} of its train documents."
-        write_dataset(folder, pairs, PieceEncoder(model, 1), prefix="decoded", note=note, smoke=False, source=tool_versions())
+        write = dict(prefix="decoded", smoke=False, source=tool_versions(), tokenizer_path=model)
+        write["note"] = f"The text of {known.name} in another vocabulary, {len(texts)} of its train documents."
+        with temporary_path(model) as part:  # it takes its name with the shards
+            train_tokenizer(texts, vocab, part)
+            write_dataset(folder, pairs, PieceEncoder(part, 1), **write)
         own = ByteTable.load(model)
         count, own_bytes = measure(stream(folder, "val"), number, own)
         if own_bytes != val_bytes:
