@@ -1021,7 +1021,7 @@ def atomic_write(path: Path, write: Callable) -> None:
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e:
-        with contextlib.suppress(OSError): part.unlink(missing_ok=True), path.parent.rmdir()  # which a run folder that is empty yet allows
+        with contextlib.suppress(OSError): part.unlink(missing_ok=True), path.parent.rmdir()  # which only a new run folder lets happen
         why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else e.strerror or str(e)
         raise UserError(f"could not write {path}: {why}. Nothing half-written was left; free space or name another RUNS_DIR") from None
 
@@ -1073,8 +1073,8 @@ class Log:
     def progress(self, label: str, total: float, unit: str, done: float = 0.0) -> Iterator[Callable]:
         """Yields bar(done_more, note=""): a tqdm line on a terminal, and elsewhere a line with the time left every 20 s."""
         live = self.enabled and sys.stderr.isatty()
-        start, said = time.perf_counter(), time.perf_counter()
-        with tqdm(None, label, total, False, unit=unit, initial=done, disable=not live, dynamic_ncols=True, unit_scale=True) as line:
+        start = said = time.perf_counter()
+        with tqdm(None, label, total, initial=done, unit=unit, disable=not live, leave=False, dynamic_ncols=True, unit_scale=True) as line:
             def bar(more: float, note: str = "") -> None:
                 nonlocal done, said
                 done += more

@@ -16,6 +16,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import glob
 import importlib.util
 import json
 import os
@@ -681,7 +682,7 @@ def rescore(args: argparse.Namespace) -> dict:
 
     try:
         table = train_gpt.ByteTable.load(args.tokenizer)
-        tokens = train_gpt.load_tokens(f"{args.data}/*_val_[0-9]*.bin", claim["validation"]["targets"], len(table.base_bytes))
+        tokens = train_gpt.load_tokens(f"{glob.escape(args.data)}/*_val_[0-9]*.bin", claim["validation"]["targets"], len(table.base_bytes))
         total = train_gpt.audit_bytes(tokens, table)
     except train_gpt.UserError as e:
         raise NoReferee(f"{e}\n(--data and --tokenizer name the validation shards and their tokenizer)") from None
@@ -715,7 +716,9 @@ def rescore(args: argparse.Namespace) -> dict:
     here = {train_gpt.resolve_device(train_gpt.load_settings([f"DEVICE={kind}"], {})).about()["device"] for kind in kinds}
     limits = DEFAULT_LIMITS | {"total_s": args.limit_s, "reply_s": args.reply_s, "memory_bytes": int(args.memory_gb * 2**30)}
     val_bytes, scored = table.target_bytes(tokens[:-1], tokens[1:]), {}
-    on_cpu = args.device == "cpu" or not os.path.exists("/dev/nvidiactl")
+    on_cpu, cpu = args.device == "cpu" or not os.path.exists("/dev/nvidiactl"), claim["device"].startswith("CPU")
+    near = claim["device"] in here or (cpu and on_cpu)  # one CPU is as another, whatever a log calls it
+    allowed = OTHER_BPB if not near else CPU_BPB if cpu else SAME_CARD_BPB
     for run in [] if verdict["violations"] else runs:
         referee = Referee(
             tokens,
@@ -740,16 +743,14 @@ def rescore(args: argparse.Namespace) -> dict:
             "verified_val_bpb": round(bpb, 8),
             "difference": round(bpb - run["val_bpb"], 8),
         } | found
-        cpu = claim["device"].startswith("CPU")  # whatever else the log says of it
-        near = claim["device"] in here or (cpu and on_cpu)
-        row["allowed_difference"] = OTHER_BPB if not near else CPU_BPB if cpu else SAME_CARD_BPB
+        row["allowed_difference"] = allowed
         for seed, others in scored.items():
             if np.abs(others - nats).max() < 1e-5:
                 what = f"each target costs what it costs in the run of seed {seed}: one run is one seed"
                 verdict["violations"].append({"seed": run["seed"], "rule": "E2", "what": what})
         scored[run["seed"]] = nats
-        if abs(bpb - run["val_bpb"]) > row["allowed_difference"]:
-            what = f"verified val_bpb {bpb:.8f}, claimed {run['val_bpb']:.8f}; allowed difference {row['allowed_difference']:g}"
+        if abs(bpb - run["val_bpb"]) > allowed:
+            what = f"verified val_bpb {bpb:.8f}, claimed {run['val_bpb']:.8f}; allowed difference {allowed:g}"
             verdict["violations"].append({"seed": run["seed"], "rule": "E5", "what": what})
         verdict["runs"].append(row)
     scores = [row["verified_val_bpb"] for row in verdict["runs"] if row["verified_val_bpb"] is not None]

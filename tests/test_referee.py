@@ -428,6 +428,7 @@ HOSTILE = {
     "walks the garbage collector": ("S5: walks", "import gc\n[o for o in gc.get_objects() if hasattr(o, 'targets')]"),
     "walks the stack": ("S5: walks", "import sys\nframe = sys._getframe(1)\nwhile frame:\n    frame = frame.f_back"),
     "reads another process's memory": ("S5: opens /proc", "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb').read(1)"),
+    "writes to the system by way of pathlib": ("B2: writes to", "import pathlib\npathlib.Path('/usr/lib/x').write_text('x')"),
     "reads the texts of packages": (
         "B2: opens .*which is not in its folder",
         "import pathlib, numpy\npathlib.Path(numpy.__file__).read_text()",
@@ -866,7 +867,7 @@ def test_a_seed_that_is_not_there(record, tiny, tmp_path, capsys):
 
 
 def test_the_smoke_corpus_verifies_nothing(record, tiny, tmp_path, capsys):
-    copy = tmp_path / "data"
+    copy = tmp_path / "da[1]ta"  # a name that looks like a pattern
     shutil.copytree(tiny.folder, copy)
     (copy / "manifest.json").write_text('{"smoke": true}')
     status = rescore(record, tiny._replace(folder=copy), tmp_path / "v.json", "--probes", "12")

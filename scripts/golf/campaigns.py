@@ -274,14 +274,17 @@ def file_hash(path: Path) -> str:
         return ""
 
 
+def how_changed(path: Path, then: str, what: str = "sha256") -> str:
+    """How a file is no longer the one that had the sha256 `then`, called `what`; '' while it is."""
+    now = file_hash(path)
+    if now == then:
+        return ""
+    return f"{path.name} has changed ({what} {then[:12]} then, {now[:12]} now)" if now else f"{path} cannot be read any more"
+
+
 def edited(campaign: Campaign, row: Row) -> str:
     """Which files of a row are no longer those it was planned with; '' while all are."""
-    found = []
-    for path in files_of(row):
-        then, now = campaign.hashes[path], file_hash(path)
-        if now != then:
-            found.append(f"{path.name} has changed (sha256 {then[:12]} then, {now[:12]} now)" if now else f"{path} cannot be read any more")
-    return "; ".join(found)
+    return "; ".join(filter(None, (how_changed(path, campaign.hashes[path]) for path in files_of(row))))
 
 
 # What lies in the folders ==============================================================================================
@@ -321,9 +324,8 @@ def changes(p: Planned) -> list[str]:
     except (OSError, ValueError):
         return ["its settings.env or train_gpt.py cannot be read"]
     now, found = env_values(p.settings.as_env()), []
-    if source != (ours := file_hash(p.row.trainer)):
-        what = f"has changed (code_sha256 {source[:12]} then, {ours[:12]} now)" if ours else "cannot be read any more"
-        found.append(f"{p.row.trainer.name} {what}")
+    if how := how_changed(p.row.trainer, source, "code_sha256"):
+        found.append(how)
     for key in sorted(begun.keys() | now.keys()):
         if begun.get(key) != now.get(key):
             found.append(f"{key} was {safe(begun.get(key, 'no setting'), 80)}, is {safe(now.get(key, 'no setting'), 80)} now")

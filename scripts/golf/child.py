@@ -90,12 +90,9 @@ class Offences:
         finally:
             self.armed = True
 
-    def from_submission(self, depth: int) -> bool:
-        """Whether the code that caused the event is the submission's own file, not a library it uses."""
-        return self.file_of(depth) == self.source
-
-    def asked_by_submission(self) -> bool:
-        """Whether an event is the submission's doing, be it by way of modules that open files for others."""
+    def from_submission(self) -> bool:
+        """Whether the code that caused the event is the submission's own file, be it by way of modules that open files for others, and not
+        a library it uses. For __call__ alone, above which it looks."""
         depth = 3
         while self.OPENERS.search(file := self.file_of(depth)):
             depth += 1
@@ -116,22 +113,22 @@ class Offences:
             if not path:
                 return
             whole = os.path.normpath(os.path.join("/scratch", path))
-            if self.MEMORY.match(whole) and self.from_submission(3):
+            if self.MEMORY.match(whole) and self.from_submission():
                 self.offend("S5", f"opens {whole}, a process's memory")
             if self.DATA.search(whole) and not whole.startswith(("/submission", *self.libraries)):
                 self.offend("B2", f"opens {whole}, which is data")
-            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not whole.startswith(self.writable) and self.from_submission(3):
+            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not whole.startswith(self.writable) and self.from_submission():
                 self.offend("B2", f"writes to {whole}, outside its scratch folder")
-            if whole.startswith(self.texts) and self.asked_by_submission():
+            if whole.startswith(self.texts) and self.from_submission():
                 self.offend("B2", f"opens {whole}, which is not in its folder")
         elif event in self.NETWORK:
             self.offend("B2", f"uses the network ({event})")
         elif event in self.PROGRAMS:
             if event == "os.fork" or not (self.compiles or self.looks_for_a_library(event, args)):
                 self.offend("B2", f"starts processes ({event})")
-        elif event in self.WALKS and self.from_submission(3):
+        elif event in self.WALKS and self.from_submission():
             self.offend("S5", f"walks the interpreter's memory ({event})")
-        elif event == "pickle.find_class" and self.from_submission(3):
+        elif event == "pickle.find_class" and self.from_submission():
             self.offend("B2", "unpickles")
 
 

@@ -7,6 +7,7 @@ nats.npz. This runs the code in that folder, so it is for one's own runs; nothin
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import math
@@ -113,7 +114,7 @@ def open_run(trainer: ModuleType, folder: Path, tokens: int, wanted_sha256: str)
     for name in ("DATA_PATH", "TOKENIZER_PATH"):  # as they were given: from the repository's root
         path = Path(settings.values[name])
         changes[name] = str(path if path.exists() else ROOT / path)
-    pattern = f"{changes['DATA_PATH']}/*_val_[0-9]*.bin"
+    pattern = f"{glob.escape(changes['DATA_PATH'])}/*_val_[0-9]*.bin"
     found = trainer.sha256_of(trainer.load_tokens(pattern, settings.VAL_TOKENS, settings.VOCAB_SIZE))
     if found != wanted_sha256:
         raise ScoresError(f"{pattern} holds other validation tokens now ({found[:16]}) than the run was scored on ({wanted_sha256[:16]})")

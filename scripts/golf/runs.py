@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import hashlib
 import importlib.util
-import math
 import re
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ PAIR = re.compile(r"([A-Za-z_][\w./-]*):(.*)")
 NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?(e[+-]?\d{1,2})?")
 NUMERIC_SETTINGS = ("SEED", "MAX_WALLCLOCK_SECONDS", "TRAIN_BATCH_TOKENS", "VAL_TOKENS", "ITERATIONS")
 FINAL = "final_sliding_window_exact"
+# what a run says once, and once more each time it goes on
 ONCE = re.compile(r"(trained steps|size code_bytes|total_submission_size|scored val_loss|peak_memory_bytes)(?=[:_ ])")
 EPOCHS = ("epoch", "begins_at_step")
 
@@ -62,7 +62,7 @@ class LogFacts:
     finals: int  # how many final lines there are
     steps: list[Step]
     auxiliary: dict[str, float]
-    twice: list[str]  # how lines begin that stand there again, though the run did not go on in between
+    twice: list[str]  # how lines begin that stand there again, more often than the run went on; `data` where two such lines disagree
 
     @property
     def train_seconds(self) -> float:
@@ -114,7 +114,7 @@ def parse_log(text: str) -> LogFacts:
     spans: dict[str, float] = {}
     auxiliary: dict[str, float] = {}
     steps: list[Step] = []
-    said_total, finals, resumed, times = None, 0, 0, collections.Counter()
+    said_total, finals, resumed, times, contradicted = None, 0, 0, collections.Counter(), []
     for number, line in enumerate(text.split("\n"), 1):
         line = line.rstrip("\r")
         if FREE_TEXT.match(line):
@@ -139,9 +139,10 @@ def parse_log(text: str) -> LogFacts:
         elif m := re.match(r"(data|size|trained|scored|export|resumed|" + FINAL + r") (?=\w+:)", line):
             rest = line[m.end() :]
             row = numbers(rest)
-            if m[1] == "data" and any(by_label.get("data", row).get(k, row[k]) != row[k] for k in row if k not in EPOCHS):
-                times["data"] = math.inf
-            by_label.setdefault(m[1], {}).update(row)
+            before = by_label.setdefault(m[1], {})
+            if m[1] == "data" and any(before.get(k, row[k]) != row[k] for k in row if k not in EPOCHS):
+                contradicted = ["data"]
+            before.update(row)
             if m[1] == "resumed" and {"step", "train_s"} <= row.keys():
                 steps.append(Step(number, int(row["step"]), row["train_s"], None))
             finals += m[1] == FINAL
@@ -176,7 +177,7 @@ def parse_log(text: str) -> LogFacts:
             raise LogError(name)
     labels = (by_label.get(name, {}) for name in ("data", "size", "trained", "scored", "export", FINAL))
     data, size, trained, scored, gap, final = labels
-    twice = [line for line, n in times.items() if n > 1 + resumed]
+    twice = contradicted + [line for line, n in times.items() if n > 1 + resumed]
     return LogFacts(settings, about, data, hashes, size, said_total, trained, scored, gap, spans, final, finals, steps, auxiliary, twice)
 
 
