@@ -5,6 +5,7 @@
 #
 # Paths in the arguments are those of where the command was typed. $PYTHON, when set, names the Python to use.
 
+unset CDPATH # with it cd may print, or go elsewhere
 PGL_SCRIPTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 # In the order in which they are tried.

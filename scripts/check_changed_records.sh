@@ -16,6 +16,7 @@ case "$# ${3-}" in
     exit 2
     ;;
 esac
+unset CDPATH # with it cd may print, or go elsewhere
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT

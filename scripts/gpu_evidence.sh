@@ -11,6 +11,7 @@
 #           PARTS=runs CONFIGS=configs/local_4090_record.env TRAIN_SECONDS=400 bash scripts/gpu_evidence.sh out …
 # The arguments after the folder go to every run as they are. Uses the running python3, which must have the packages.
 set -euo pipefail
+unset CDPATH # with it cd may go elsewhere
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [ $# -eq 0 ]; then

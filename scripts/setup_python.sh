@@ -14,6 +14,7 @@
 #
 # A Python that has all of the first file (with a PyTorch built for its card, say) lends its packages to a new .venv.
 
+unset CDPATH # with it cd may print, or go elsewhere
 PGL_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PGL_VENV="$PGL_ROOT/.venv"
 PGL_MISSING="$PGL_ROOT/scripts/missing_packages.py"

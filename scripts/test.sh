@@ -5,6 +5,7 @@
 #           bash scripts/test.sh -k windows -x
 # The arguments go to pytest as they are.
 set -euo pipefail
+unset CDPATH # with it cd may go elsewhere
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 . scripts/setup_python.sh

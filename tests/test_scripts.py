@@ -257,6 +257,22 @@ def test_runs_in_the_root_from_any_folder(ready, tmp_path):
         assert got["cwd"] == str(ready.root)
 
 
+@pytest.mark.parametrize("script", ["run_cuda_baseline", "check_submission_folder"])
+def test_scripts_find_their_folder_whatever_cdpath_says(ready, script, tmp_path):
+    """An exported CDPATH makes cd print where it went, or takes it to a folder of the same name elsewhere."""
+    (tmp_path / "other" / "scripts").mkdir(parents=True)
+    plain = ready.bash(f"scripts/{script}.sh", "--help")
+    for path in (".", str(tmp_path / "other")):
+        done = ready.bash(f"scripts/{script}.sh", "--help", CDPATH=path)
+        assert (done.returncode, done.stdout, done.stderr) == (plain.returncode, plain.stdout, plain.stderr)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("scripts/*.sh")), ids=lambda path: path.name)
+def test_no_script_follows_cdpath(path):
+    first, cd, _ = path.read_text().partition('cd "$(dirname "${BASH_SOURCE')
+    assert not cd or "\nunset CDPATH #" in first
+
+
 @pytest.mark.parametrize(
     "arguments,text",
     [
