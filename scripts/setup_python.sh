@@ -119,7 +119,7 @@ setup_python() {
       continue
     fi
     _pgl_say "installing $file into .venv (minutes for the large ones; interrupt and repeat as you like)"
-    "$venv_python" -m pip install --disable-pip-version-check --progress-bar off -r "$file" >&2 ||
+    PIP_USER=0 "$venv_python" -m pip install --disable-pip-version-check --progress-bar off -r "$file" >&2 ||
       _pgl_fail "pip could not install $file into .venv (its own message stands above)" \
         "Run the same command again once that is mended: what is installed already stays." \
         "If it finds no matching distribution for $("$venv_python" -V): rm -r .venv, then PYTHON=/path/to/python3.13 bash $0 ..." \

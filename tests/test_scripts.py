@@ -417,7 +417,7 @@ def test_missing_venv_module_names_the_package(repo):
 
 
 def test_real_venv_and_pip_without_a_network(tmp_path):
-    """No stand-ins: a small wheel made here goes into a real .venv, and is not installed twice."""
+    """No stand-ins: a small wheel made here goes into a real .venv, and is not installed twice. `user = true` for pip changes nothing."""
     root, wheels = tmp_path / "repo", tmp_path / "wheels"
     shutil.copytree(ROOT / "scripts", root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "needs.txt").write_text('pgl-test-package==1.0  # why\nother==1 ; sys_platform == "no_such_system"\n')
@@ -428,7 +428,7 @@ def test_real_venv_and_pip_without_a_network(tmp_path):
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: pgl-test-package\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
-    env = os.environ | {"PYTHON": sys.executable, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    env = os.environ | {"PYTHON": sys.executable, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_USER": "1"}
     line = '. scripts/setup_python.sh; setup_python needs.txt; "$PGL_PYTHON" -c "import pgl_test_package"'
     first, second = (
         subprocess.run(["bash", "-euc", line], cwd=root, env=env, capture_output=True, text=True) for _ in range(2)
