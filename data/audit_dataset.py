@@ -27,7 +27,7 @@ import console  # noqa: F401  first, as it says what to type where packages are 
 import numpy as np
 from console import Progress, ToolError, tool_main
 from overlap import HashSet, window_hashes
-from shards import BOS_ID, MANIFEST_NAME, hash_faults, read_manifest
+from shards import BOS_ID, MANIFEST_NAME, hash_faults, read_manifest, tokenizer_of
 
 SHINGLE_TOKENS = 32
 MAX_VAL_WINDOWS = 1 << 23  # more than this many are thinned out by hash, which bounds memory
@@ -208,7 +208,7 @@ class Tokenizer:
 def find_tokenizer(folder: Path, given: Path | None, manifest: dict[str, Any] | None) -> Path:
     """The tokenizer's file: as given, as in the manifest, or the only one in ../../tokenizers. Raises ToolError."""
     if given is None and manifest is not None:
-        given = folder / manifest["tokenizer"]["path"]
+        given = tokenizer_of(folder, manifest)
     if given is None:
         beside = folder.parent.parent / "tokenizers"
         found = [path for path in sorted(beside.glob("*")) if path.suffix in (".model", ".json")]

@@ -51,6 +51,7 @@ from shards import (
     split_totals,
     temporary_path,
     tokenizer_entry,
+    tokenizer_of,
     write_manifest,
 )
 
@@ -491,7 +492,7 @@ def already_there(folder: Path, train_shards: int, docs: bool, root: Path, revis
         return False
     present = {e["path"] for e in manifest["files"] if (folder / e["path"]).is_file() and (folder / e["path"]).stat().st_size == e["size"]}
     wanted = {e["path"] for e in manifest["files"] if e["split"] == "val"} | set(shard_names("train", train_shards))
-    tokenizer = folder / manifest["tokenizer"]["path"]
+    tokenizer = tokenizer_of(folder, manifest)
     return wanted <= present and tokenizer.is_file() and (root / MANIFEST_NAME).is_file()
 
 
@@ -646,7 +647,7 @@ def verify(folder: Path) -> None:
 def bundle_files(folder: Path, root: Path) -> list[Path]:
     """What a bundle of `folder` holds; the dataset's manifest comes last, so it is restored last."""
     manifest = read_manifest(folder)
-    tokenizer = (folder / manifest["tokenizer"]["path"]).resolve()
+    tokenizer = tokenizer_of(folder, manifest)
     files = [tokenizer, *sorted(tokenizer.parent.glob(tokenizer.stem + ".vocab"))]
     files += [root / MANIFEST_NAME] if (root / MANIFEST_NAME).is_file() else []
     return files + [folder / entry["path"] for entry in manifest["files"]] + [folder / MANIFEST_NAME]
@@ -655,10 +656,9 @@ def bundle_files(folder: Path, root: Path) -> list[Path]:
 def write_bundle(folder: Path, root: Path, target: Path) -> None:
     """Pack the dataset in `folder`, its tokenizer and their hashes into one tar file. Raises ToolError."""
     verify(folder)
-    files = bundle_files(folder, root.resolve())
-    index = [
-        {"path": path.relative_to(root.resolve()).as_posix(), "size": path.stat().st_size, "sha256": sha256_file(path)} for path in files
-    ]
+    folder, root = Path(os.path.abspath(folder)), Path(os.path.abspath(root))  # as typed: parts of them may be symlinks
+    files = bundle_files(folder, root)
+    index = [{"path": path.relative_to(root).as_posix(), "size": path.stat().st_size, "sha256": sha256_file(path)} for path in files]
     with atomic_path(target) as part, tarfile.open(part, "w") as tar, Progress("bundling", sum(e["size"] for e in index)) as progress:
         head = json.dumps({"format": BUNDLE_FORMAT, "files": index}, indent=1).encode()
         add_member(tar, BUNDLE_INDEX, head, progress)

@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from build_dataset import PieceEncoder, tool_versions, train_tokenizer, write_dataset
 from console import ToolError, tool_main
-from shards import MANIFEST_NAME, read_manifest, temporary_path
+from shards import MANIFEST_NAME, read_manifest, temporary_path, tokenizer_of
 
 from train_gpt import ByteTable, DataError, document_bounds, load_tokens
 
@@ -47,7 +47,7 @@ def known_tokenizer(folder: Path, tokenizers: Path, asked: str | None) -> Path:
     if asked is not None:
         return Path(asked) if Path(asked).is_file() and not (tokenizers / asked).is_file() else tokenizers / asked
     if (folder / MANIFEST_NAME).is_file():
-        return folder / read_manifest(folder)["tokenizer"]["path"]
+        return tokenizer_of(folder, read_manifest(folder))
     return tokenizers / FINEWEB_TOKENIZER
 
 

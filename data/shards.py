@@ -261,6 +261,13 @@ def load_manifest(path: Path, name: str | None = None) -> dict[str, Any]:
     return manifest
 
 
+def tokenizer_of(folder: Path, manifest: dict[str, Any]) -> Path:
+    """The tokenizer of the dataset in `folder`. `..` leads back along `folder` as typed, since a part of it may be a symlink."""
+    path = folder / manifest["tokenizer"]["path"]
+    typed = Path(os.path.abspath(path))
+    return typed if typed.is_file() else path
+
+
 def manifest_fault(manifest: dict[str, Any]) -> str:
     """What a dataset manifest lacks of that which the tools rely on; "" if nothing."""
     files = manifest.get("files")
@@ -302,7 +309,7 @@ def hash_faults(folder: Path, manifest: dict[str, Any], progress: Any = None) ->
     `progress`, where given, has `add(bytes)`.
     """
     faults = []
-    listed = [(folder / manifest["tokenizer"]["path"], manifest["tokenizer"]["sha256"])]
+    listed = [(tokenizer_of(folder, manifest), manifest["tokenizer"]["sha256"])]
     listed += [(folder / entry["path"], entry["sha256"]) for entry in manifest["files"]]
     for path, expected in listed:
         if not path.is_file():

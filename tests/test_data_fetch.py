@@ -130,6 +130,28 @@ def place(repository, tmp_path):
         yield Place(hub, tmp_path)
 
 
+@pytest.mark.parametrize("linked", ["datasets", "tokenizers", "dataset", "root", "nothing, root relative"])
+def test_folders_may_be_symlinks_to_another_disk(place, tmp_path, monkeypatch, linked):
+    """Nothing is fetched twice, and verifying and bundling work, though `..` behind a symlink leads elsewhere."""
+    disk, where = tmp_path / "another" / "disk", {"tokenizers": place.root / "tokenizers", "dataset": place.folder, "root": place.root}
+    disk.mkdir(parents=True)
+    if "relative" in linked:
+        monkeypatch.chdir(tmp_path)
+        place.root = Path(place.root.name)
+    else:
+        link = where.get(linked, place.root / "datasets")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(disk)
+    ok(place.run())
+    seen = len(place.hub.requests)
+    assert "nothing to do" in ok(place.run()) and len(place.hub.requests) == seen
+    ok(place.run("--verify"))
+    ok(place.run("--bundle", str(tmp_path / "b.tar")))
+    place.root = tmp_path / "restored"
+    ok(place.run("--from-bundle", str(tmp_path / "b.tar")))
+    ok(place.run("--verify"))
+
+
 def test_full_download_then_nothing_to_do_then_more_shards_then_verify(place):
     ok(place.run())
     place.assert_complete(1)
