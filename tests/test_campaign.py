@@ -23,7 +23,7 @@ import pytest
 from conftest import Done, environment
 from filelock import FileLock
 from folders import ROOT, edit
-from golf import campaigns
+from golf import campaigns, places
 from golf.campaign_table import Table
 
 import train_gpt
@@ -246,6 +246,18 @@ def test_a_run_stops_when_the_campaign_is_killed(bench):
     process.communicate(timeout=60)
     wait_for(bench.runs / "camp" / "base_s1" / "checkpoint.npz")
     assert bench().code == 0 and bench.journal()[0]["resumed"]
+
+
+def test_a_run_goes_on_with_data_whose_path_needs_quotes(tmp_path):
+    file, paths = tmp_path / "settings.env", {"DATA_PATH": "/Volumes/Disk #2/tokens", "TOKENIZER_PATH": "/Volumes/Disk #2/t.model"}
+    file.write_text(train_gpt.load_settings([f"{k}={v}" for k, v in paths.items()], {}).as_env())
+    before = file.read_bytes()
+    for moved in (paths, {"DATA_PATH": "/mnt/b #1/tokens", "TOKENIZER_PATH": "'t.model"}):
+        places.resume_arguments(tmp_path, moved)
+        s = train_gpt.Settings(train_gpt.SETTINGS)
+        s.read_file(file)
+        assert {name: s.values[name] for name in moved} == moved
+        assert (file.read_bytes() == before) is (moved is paths)
 
 
 def test_states_of_a_folder(tmp_path, finished):

@@ -43,6 +43,8 @@ def resume_arguments(folder: Path, data: dict[str, str]) -> list[str]:
     path = folder / "settings.env"
     old = text = path.read_text(encoding="utf-8")
     for key, value in data.items():
+        if re.search(r"""^[\s"']|[\s"']$|\s#""", value):  # as the trainer writes it: unquoted, the rest would be a comment
+            value = f'"{value}"'
         text = re.sub(rf"^{key}=.*$", lambda m, line=f"{key}={value}": line, text, flags=re.MULTILINE)
     if text != old:
         path.write_text(text, encoding="utf-8")
