@@ -10,6 +10,7 @@ equally many bytes of train text: that of ITERATIONS assumes steps of equally ma
 """
 
 import argparse
+import glob
 import sys
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from build_dataset import PieceEncoder, tool_versions, train_tokenizer, write_da
 from console import ToolError, tool_main
 from shards import MANIFEST_NAME, read_manifest, temporary_path, tokenizer_of
 
-from train_gpt import ByteTable, DataError, document_bounds, load_tokens
+try:
+    from train_gpt import ByteTable, DataError, document_bounds, load_tokens
+except ImportError:  # a Mac has MLX in place of PyTorch
+    from train_gpt_mlx import ByteTable, DataError, document_bounds, load_tokens
 
 FINEWEB_TOKENIZER = "fineweb_1024_bpe.model"
 
@@ -33,7 +37,7 @@ def documents(tokens: np.ndarray, table: ByteTable) -> list[str]:
 
 def stream(folder: Path, split: str) -> np.ndarray:
     """The tokens of the first shard, (n,) uint16. Raises DataError."""
-    return load_tokens(f"{folder}/*_{split}_000000.bin", 2**40, 65_536)
+    return load_tokens(f"{glob.escape(str(folder))}/*_{split}_000000.bin", 2**40, 65_536)
 
 
 def measure(tokens: np.ndarray, number: int, table: ByteTable) -> tuple[int, int]:

@@ -436,6 +436,13 @@ def test_seen_hashes_remembers_exactly(numbers):
         known.add(digest)
 
 
+def test_other_vocabularies_without_pytorch(tmp_path):
+    """As on a Mac, whose environment has MLX in its place."""
+    pytest.importorskip("mlx.core")
+    (tmp_path / "torch.py").write_text("raise ImportError")
+    assert "sp1024" in ok(run_tool("other_vocabularies", "--help", PYTHONPATH=str(tmp_path)))
+
+
 def test_other_vocabularies_hold_the_same_text(tmp_path, tokenizer):
     """The settings it prints cover the same documents: bytes of validation alike, tokens as many as the vocabulary makes of them."""
     source = write_jsonl(tmp_path / "in.jsonl", sample_texts(400))
