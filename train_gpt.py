@@ -1080,7 +1080,7 @@ class Log:
     @contextlib.contextmanager
     def progress(self, label: str, total: float, unit: str, done: float = 0.0) -> Iterator[Callable]:
         """Yields bar(done_more, note=""): a tqdm line on a terminal, and elsewhere a line with the time left every 20 s."""
-        live = self.enabled and sys.stderr.isatty()
+        live = self.enabled and sys.stderr is not None and sys.stderr.isatty()  # None: a closed one
         start = said = time.perf_counter()
         with tqdm(None, label, total, initial=done, unit=unit, disable=not live, leave=False, dynamic_ncols=True, unit_scale=True) as line:
             def bar(more: float, note: str = "") -> None:

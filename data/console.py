@@ -64,7 +64,7 @@ class Progress:
         self.what, self.total, self.unit, self.quiet = what, total, unit, quiet
         self.done = 0
         self.start = self.last_line = time.monotonic()
-        live = sys.stderr.isatty() and not quiet
+        live = sys.stderr is not None and sys.stderr.isatty() and not quiet  # None: a closed one
         self.bar = tqdm(total=total, desc=what, unit=unit, unit_scale=True) if live else None
 
     def add(self, amount: int) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import types
 
+import console
 import numpy as np
 import pytest
 from conftest import TRAINER, SteppingTime, line_of, same_arrays, start_trainer
@@ -360,6 +361,13 @@ def test_nobody_listening_does_not_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdout", None)  # what Python makes of a closed one
     log("two")
     assert (tmp_path / "train.log").read_text() == "one\ntwo\n"
+
+
+def test_a_closed_stderr_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)
+    with Log().progress("scoring", 1, "s") as bar, console.Progress("reading", 1) as progress:
+        bar(1)
+        progress.add(1)
 
 
 def test_a_hangup_asks_too_unless_it_is_ignored():
