@@ -2,16 +2,17 @@
 """Write docs/settings.md from the tables of settings in train_gpt.py and, for what is its own, in train_gpt_mlx.py.
 
     python3 scripts/settings_doc.py
+
+Standard library only: the tables are read from the text, since a machine that has PyTorch may lack MLX, and a Mac PyTorch.
 """
 
 import ast
+import collections
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import train_gpt  # noqa: E402
+Setting = collections.namedtuple("Setting", "name default allowed help")
 
 INTRO = """# Settings
 
@@ -24,14 +25,14 @@ of these wins. `train.log` shows the value of each and where it came from.
 HEAD = "| setting | default | allowed | what it does |\n|---|---|---|---|\n"
 
 
-def twins_own() -> list[train_gpt.Setting]:
-    """The MLX twin's BACKEND_SETTINGS, read from its text: MLX need not be there."""
-    tree = ast.parse((ROOT / "train_gpt_mlx.py").read_text(encoding="utf-8"))
-    wanted = next(x for x in tree.body if isinstance(x, ast.Assign) and ast.unparse(x.targets[0]) == "BACKEND_SETTINGS")
-    return eval(compile(ast.Expression(wanted.value), "train_gpt_mlx.py", "eval"), {"Setting": train_gpt.Setting})
+def settings_of(file: str, name: str) -> list[Setting]:
+    """A table of settings of a trainer."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    wanted = next(x for x in tree.body if isinstance(x, ast.Assign) and ast.unparse(x.targets[0]) == name)
+    return eval(compile(ast.Expression(wanted.value), file, "eval"), {"Setting": Setting})
 
 
-def table(settings: list[train_gpt.Setting]) -> str:
+def table(settings: list[Setting]) -> str:
     """A row for each."""
     rows = []
     for x in settings:
@@ -45,9 +46,9 @@ def table(settings: list[train_gpt.Setting]) -> str:
 def page() -> str:
     """The whole page."""
     sections = {
-        "Both trainers": train_gpt.COMMON_SETTINGS,
-        "train_gpt.py alone": train_gpt.BACKEND_SETTINGS,
-        "train_gpt_mlx.py alone": twins_own(),
+        "Both trainers": settings_of("train_gpt.py", "COMMON_SETTINGS"),
+        "train_gpt.py alone": settings_of("train_gpt.py", "BACKEND_SETTINGS"),
+        "train_gpt_mlx.py alone": settings_of("train_gpt_mlx.py", "BACKEND_SETTINGS"),
     }
     return INTRO + "\n".join(f"## {title}\n\n{table(settings)}" for title, settings in sections.items())
 

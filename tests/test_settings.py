@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import subprocess
+import sys
 
 import pytest
 from conftest import environment, settings
@@ -185,6 +187,12 @@ def test_settings_page_is_up_to_date():
     assert text == page, "type: python3 scripts/settings_doc.py"
     ours, twins = text.split("## train_gpt_mlx.py alone")
     assert all(ours.count(f"| `{name}` |") == 1 for name in TABLE) and "| `CACHE_LIMIT_MB` |" in twins
+
+
+def test_settings_page_needs_no_packages():
+    line = "import runpy; print(len(runpy.run_path('scripts/settings_doc.py')['page']()))"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and int(done.stdout) > 5000, done.stderr
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.env")), ids=lambda path: path.name)
