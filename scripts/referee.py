@@ -275,8 +275,9 @@ class Child:
         self._read(memoryview(text), deadline, what)
         try:
             head = json.loads(text)
-            assert isinstance(head, dict)
-        except (ValueError, AssertionError, RecursionError):
+            if not isinstance(head, dict):
+                raise ValueError
+        except (ValueError, RecursionError):
             raise Refusal("S3", "a reply that is not of the protocol") from None
         if "offence" in head:
             rule = str(head.get("rule"))
