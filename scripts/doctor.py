@@ -185,9 +185,13 @@ def describe_device(report, facts):
         report.say("ok" if kernels else "note", "attention", (", ".join(kernels) or "no kernel works") + slow)
 
 
-def check_folder(report, name):
-    """True when a folder of the repository (or the repository itself) can be written."""
-    path = os.path.join(ROOT, name)
+def runs_folder():
+    """Where runs go, as the trainer has it: RUNS_DIR of the environment, or runs."""
+    return os.path.join(ROOT, os.environ.get("RUNS_DIR") or "runs")
+
+
+def check_folder(report, name, path):
+    """True when a folder, or what it would be made in, can be written."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     try:
@@ -196,7 +200,7 @@ def check_folder(report, name):
         os.unlink(probe_file)
         return True
     except OSError as e:
-        where = "set RUNS_DIR to a folder you may write to" if name == "runs" else "copy the repository to a folder you own"
+        where = "copy the repository to a folder you own" if name == "data" else "set RUNS_DIR to a folder you may write to"
         report.mend("permissions", f"{name} cannot be written ({e.strerror})", where)
         return False
 
@@ -338,8 +342,8 @@ def predict(report, python, trainer, config, extra):
 
 
 def keep_calibration(report, facts):
-    """runs/calibration.json, one entry a device."""
-    path = os.path.join(ROOT, "runs", "calibration.json")
+    """runs/calibration.json, one entry a device; where the runs are, since that is where trainer and tables look for it."""
+    path = os.path.join(runs_folder(), "calibration.json")
     known = {}
     try:
         with open(path) as f:
@@ -358,7 +362,7 @@ def keep_calibration(report, facts):
             json.dump(known, f, indent=1)
         os.replace(path + ".part", path)
     except OSError as e:
-        report.say("note", "calibration", f"not kept: runs/calibration.json cannot be written ({e.strerror})")
+        report.say("note", "calibration", f"not kept: {path} cannot be written ({e.strerror})")
 
 
 def examine(args, report):
@@ -368,7 +372,7 @@ def examine(args, report):
     check_processor(report)
     check_disk(report)
     check_driver(report)
-    writable = all([check_folder(report, name) for name in ("runs", "data")])
+    writable = check_folder(report, os.environ.get("RUNS_DIR") or "runs", runs_folder())
     if not new_enough:
         return
     check_data(report)
@@ -398,6 +402,7 @@ def examine(args, report):
         return
     missing = missing_data(config)
     if missing:
+        check_folder(report, "data", os.path.join(ROOT, "data"))
         report.say("note", "prediction", f"waits for the data of {config}, which the run fetches or builds: {missing}")
     elif not args.quick and writable and not predict(report, python, trainer, config, extra):
         return

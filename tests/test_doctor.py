@@ -169,6 +169,25 @@ def test_a_folder_that_cannot_be_written_is_reported(examine, monkeypatch):
     assert code == 1 and has_line(said, "MEND", "permissions", "runs cannot be written") and "set RUNS_DIR" in said["next"][0]
 
 
+def test_runs_and_calibration_go_where_runs_dir_says(examine, monkeypatch, tmp_path):
+    """A repository that cannot be written is no obstacle then, once the data are there."""
+    real, runs = doctor.tempfile.mkstemp, tmp_path / "own"
+
+    def refuse(dir: str) -> tuple[int, str]:
+        if Path(dir).is_relative_to(examine.root):
+            raise PermissionError(13, "Permission denied")
+        return real(dir=dir)
+
+    monkeypatch.setattr(doctor.tempfile, "mkstemp", refuse)
+    monkeypatch.setenv("RUNS_DIR", str(runs))
+    code, said = examine("--quick")
+    assert code == 1 and [x["text"] for x in said["lines"] if x["mark"] == "MEND"] == ["data cannot be written (Permission denied)"]
+    with_data(examine.root, doctor.CPU_SMOKE)
+    assert examine("--quick")[0] == 0
+    doctor.keep_calibration(doctor.Report(True), DEVICE | {"calibration": {"tokens_per_s": 5.0}})
+    assert json.loads((runs / "calibration.json").read_text())[DEVICE["device"]]["tokens_per_s"] == 5.0
+
+
 def test_a_full_disk_is_reported(examine, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 10**6))
     code, said = examine("--quick")
