@@ -92,10 +92,14 @@ def packed_copy(name):
     """Write packed/NAME.py, the trainer as one self-extracting file, and return its path from the repository root."""
     readable, path = (ROOT / f"{name}.py").read_bytes(), Path("packed") / f"{name}.py"
     packed = source.pack(readable)
-    (ROOT / path.parent).mkdir(exist_ok=True)
     part = ROOT / path.with_suffix(f".{os.getpid()}")  # replaced whole, since two runs may start at once
-    part.write_bytes(packed)
-    part.replace(ROOT / path)
+    try:
+        part.parent.mkdir(exist_ok=True)
+        part.write_bytes(packed)
+        part.replace(ROOT / path)
+    except OSError as e:
+        advice = "copy the repository to a folder you own, or train with the source as it is: --readable"
+        raise source.SourceError(f"cannot write {path}, the self-extracting copy of {name}.py: {e.strerror}; {advice}") from None
     print(f"{path}: {len(readable)} bytes of code as {len(packed)}, lines numbered as in {name}.py; --readable goes without", flush=True)
     return str(path)
 

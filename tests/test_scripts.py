@@ -224,6 +224,14 @@ def test_usage_names_the_script_that_was_typed(ready):
         assert done.returncode == 2 and done.stderr.startswith("usage: run_cuda_baseline.sh "), done.stderr
 
 
+def test_a_copy_that_cannot_be_written_says_what_to_type(ready):
+    (ready.root / "packed").touch()  # a read-only repository does the same, but not to root
+    done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", "TARGET_BYTES=9")
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: cannot write packed/train_gpt.py, ")
+    assert done.stderr.endswith("--readable\n")
+    assert ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", "TARGET_BYTES=9", "--readable").returncode == 0
+
+
 def test_packed_and_readable_exclude_each_other(ready):
     done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", "--packed", "--readable")
     assert (done.returncode, done.stdout) == (2, "") and "--packed and --readable exclude each other" in done.stderr
