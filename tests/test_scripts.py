@@ -651,6 +651,24 @@ def test_shell_runs_in_bash_3(path):
         assert "\nset -euo pipefail\n" in path.read_text()
 
 
+@pytest.mark.parametrize("name", ["campaign", "compare_runs"])
+def test_a_python_too_old_is_named_and_the_right_one_too(monkeypatch, capsys, name):
+    """As the python3 of macOS, 3.9, which has no tomllib and gets no packages."""
+    import importlib
+
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.setattr(sys, "version_info", (3, 9, 6))
+    for module in ("campaign", "compare_runs", "golf.campaigns", "golf.stats"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    for module in ("tomllib", "scipy"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SystemExit) as e:
+        importlib.import_module(name)
+    said = capsys.readouterr().err
+    assert e.value.code == 2 and said.startswith(f"error: {name}.py needs Python 3.11 or newer, and ")
+    assert "source .venv/bin/activate" in said and said.count("\n") == 1
+
+
 def test_no_check_is_an_assert():
     """`python -O` leaves those out."""
     for path in [*ROOT.glob("train_gpt*.py"), *ROOT.glob("data/*.py"), *ROOT.glob("scripts/**/*.py")]:

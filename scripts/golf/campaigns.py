@@ -8,14 +8,19 @@ import functools
 import itertools
 import os
 import re
-import tomllib
 from pathlib import Path
 from types import ModuleType
 
+from golf import needs
 from golf.places import DATA_SETTINGS
 from golf.results import Result, ResultError, read_results
 from golf.runs import RunError, import_trainer, sha256_of
 from golf.texts import safe
+
+try:
+    import tomllib
+except ImportError:  # a Python before 3.11
+    needs.refuse("campaign.py", "tomllib", "requirements-cuda.txt")
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP_KEYS = "title question config trainer control seeds settings run".split()

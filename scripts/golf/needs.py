@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 import sysconfig
@@ -15,7 +16,10 @@ VENV = Path(__file__).resolve().parents[2] / ".venv"
 def refuse(tool: str, missing: str, requirements: str) -> NoReturn:
     """Say that `tool` needs the package `missing` of these requirements files, and exit with status 2."""
     install = "python3 -m pip install " + " ".join(f"-r {name}" for name in requirements.split())
-    if VENV.is_dir() and Path(sys.prefix).resolve() != VENV.resolve():
+    if sys.version_info < (3, 11):  # noqa: UP036  as the python3 of macOS is, for which there are no packages
+        missing = f"Python 3.11 or newer, and {sys.executable} is {platform.python_version()}"
+        install = "source .venv/bin/activate (bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env makes it)"
+    elif VENV.is_dir() and Path(sys.prefix).resolve() != VENV.resolve():
         install = f"source {VENV.name}/bin/activate; and there, if it still lacks something: {install}"
     print(f"error: {tool} needs {missing}; type: {install}", file=sys.stderr)
     sys.exit(2)
