@@ -29,6 +29,8 @@ class Interrupted(KeyboardInterrupt):
 
 def tool_main(entry: Callable[[], int]) -> int:
     """Run a tool's `entry()`; a ToolError becomes one line and status 1, Ctrl-C status 130."""
+    with contextlib.suppress(AttributeError):  # a closed stdout is None
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: an old locale has no "…"
     try:
         return entry()
     except ToolError as error:

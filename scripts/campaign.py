@@ -53,6 +53,7 @@ from golf.campaigns import (
     set_aside,
     settings_in,
 )
+from golf.interrupts import tool_main
 from golf.places import Cluster, LocalJob, resume_arguments, signals
 from golf.results import CALIBRATION_FILE
 from golf.stats import mean
@@ -472,4 +473,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tool_main(main))

@@ -669,6 +669,15 @@ def test_a_python_too_old_is_named_and_the_right_one_too(monkeypatch, capsys, na
     assert "source .venv/bin/activate" in said and said.count("\n") == 1
 
 
+@pytest.mark.parametrize("folder, module", [("scripts", "golf.interrupts"), ("data", "console")])
+def test_an_old_locale_stops_no_tool(folder, module):
+    """Under LC_ALL=en_US, which is ISO 8859-1, stdout has no …, as the output of compare_runs does."""
+    line = f"from {module} import tool_main; tool_main(lambda: print('sha256 1234\u2026'))"
+    env = os.environ | {"PYTHONIOENCODING": "iso8859-1", "PYTHONPATH": str(ROOT / folder)}
+    done = subprocess.run([sys.executable, "-c", line], env=env, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, b"sha256 1234\\u2026" + os.linesep.encode()), done.stderr
+
+
 def test_no_check_is_an_assert():
     """`python -O` leaves those out."""
     for path in [*ROOT.glob("train_gpt*.py"), *ROOT.glob("data/*.py"), *ROOT.glob("scripts/**/*.py")]:
