@@ -67,6 +67,8 @@ _pgl_has_pip() { # Python; `uv venv` leaves it out
   { "$1" -c 'import pip' || "$1" -m ensurepip; } >/dev/null 2>&1
 }
 
+_pgl_about() { "$1" -c 'import platform as p, sys; print("Python", p.python_version(), "on", sys.platform, p.machine())'; }
+
 _pgl_checksum() { "$1" -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$2"; }
 
 _pgl_make_venv() { # base Python
@@ -122,7 +124,8 @@ setup_python() {
     PIP_USER=0 "$venv_python" -m pip install --disable-pip-version-check --progress-bar off -r "$file" >&2 ||
       _pgl_fail "pip could not install $file into .venv (its own message stands above)" \
         "Run the same command again once that is mended: what is installed already stays." \
-        "If it finds no matching distribution for $("$venv_python" -V): rm -r .venv, then PYTHON=/path/to/python3.13 bash $0 ..." \
+        "If it finds no matching distribution for $(_pgl_about "$venv_python"): rm -r .venv, then PYTHON=/path/to/python3.13 bash $0 ..." \
+        "On a Mac there are packages for arm64 alone (Apple silicon, and a Python made for it), MLX from macOS 14 on." \
         "Without a network, PIP_FIND_LINKS=/folder/with/wheels PIP_NO_INDEX=1 bash $0 ... installs from files."
     _pgl_checksum "$venv_python" "$file" >"$stamp"
   done

@@ -341,6 +341,8 @@ def test_an_interrupted_install_is_taken_up_again(repo):
     failed = repo.setup()
     assert failed.returncode == 1
     assert "could not install requirements-cuda.txt" in failed.stderr and "Run the same command again" in failed.stderr
+    assert re.search(rf"no matching distribution for Python 3\.\d+\.\S+ on {sys.platform} \w+: rm -r .venv", failed.stderr)
+    assert "On a Mac there are packages for arm64 alone" in failed.stderr  # else an x86_64 Python under Rosetta is hard to guess
     repo.no_network.unlink()
     assert repo.setup().returncode == 0
     assert len(repo.calls("-m pip install")) == 1 and not repo.calls("-m venv")
