@@ -7,8 +7,9 @@ words for the report. Two ways in, by who is asking:
     root               the other namespaces directly, then the user id of nobody, so that limits on processes hold
 
 In both: new mount, process, network, IPC and host-name namespaces; a root file system in memory that holds read-only binds of what
-Python needs, and one writable folder in memory, /scratch; no capabilities, and none to be had by running programs; a filter of system
-calls for what no namespace divides, key rings and notes on files, where one process could leave word for the next.
+Python needs, and one writable folder in memory, /scratch; no capabilities, and none to be had by running programs or in namespaces of
+its own; a filter of system calls for that, and for what no namespace divides, key rings and notes on files, where one process could
+leave word for the next.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ import struct
 import sys
 
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+ANY_NEW = NEWNS | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET | 0x2000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 ST_TO_MS = {1: 1, 2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}  # flags of statvfs -> flags of mount
 MNT_DETACH, PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE = 2, 1, 24, 38, 4
 NOBODY = 65534
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER, F_SET_RW_HINT, F_SET_FILE_RW_HINT = 22, 2, 1036, 1038
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-CALLS = {  # the audit system's name of the machine; add_key, request_key, keyctl; fcntl
-    "x86_64": (0xC000003E, (248, 249, 250), 72),
-    "aarch64": (0xC00000B7, (217, 218, 219), 25),
+CALLS = {  # the audit system's name of the machine; add_key, request_key, keyctl; fcntl; unshare; clone; clone3
+    "x86_64": (0xC000003E, (248, 249, 250), 72, 272, 56, 435),
+    "aarch64": (0xC00000B7, (217, 218, 219), 25, 97, 220, 435),
 }
 SYSTEM_PATHS = ["/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system"]
 CUDA_PATHS = ["/sys", "/dev/nvidia*", "/dev/nvidia-caps", "/usr/local/cuda*", "/opt/nvidia"]
@@ -127,14 +129,17 @@ def drop_privileges(root_outside: bool) -> None:
 
 def forbid_calls() -> None:
     """From now on, in this process and all it starts: no key rings, which belong to a user and outlive a process, and no hints on how
-    long a file lives, which stay with the file. Nor system calls of another kind of machine, whose numbers differ. Raises OSError."""
-    arch, keys, fcntl = CALLS[os.uname().machine]
-    load, equal, at_least, end = 0x20, 0x15, 0x35, 0x06  # of the kernel's packet filter: opcode, jump if so, jump if not, operand
+    long a file lives, which stay with the file. No further namespaces: whoever may have a user namespace has all capabilities in it
+    again. clone3, whose flags a filter cannot see, is said not to exist, as on older kernels, and clone is used for it. Nor system calls
+    of another kind of machine, whose numbers differ. Raises OSError."""
+    arch, keys, fcntl, unshare, clone, clone3 = CALLS[os.uname().machine]
+    load, equal, at_least, some_bit, end = 0x20, 0x15, 0x35, 0x45, 0x06  # the kernel's packet filter: opcode, jump if so, if not, operand
     rows = [(load, 0, 0, 4), (equal, 0, "deny", arch), (load, 0, 0, 0), (at_least, "deny", 0, 0x40000000)]
-    rows += [(equal, "deny", 0, number) for number in keys]
+    rows += [(equal, "deny", 0, number) for number in (*keys, unshare)]
+    rows += [(equal, "unknown", 0, clone3), (equal, 0, 2, clone), (load, 0, 0, 16), (some_bit, "deny", "allow", ANY_NEW)]
     rows += [(equal, 0, "allow", fcntl), (load, 0, 0, 24), (equal, "deny", 0, F_SET_RW_HINT), (equal, "deny", 0, F_SET_FILE_RW_HINT)]
-    rows += [(end, 0, 0, 0x7FFF0000), (end, 0, 0, 0x50000 | errno.EPERM)]
-    ends = {"allow": len(rows) - 2, "deny": len(rows) - 1}
+    rows += [(end, 0, 0, 0x7FFF0000), (end, 0, 0, 0x50000 | errno.EPERM), (end, 0, 0, 0x50000 | errno.ENOSYS)]
+    ends = {"allow": len(rows) - 3, "deny": len(rows) - 2, "unknown": len(rows) - 1}
     jumps = [[ends[j] - i - 1 if isinstance(j, str) else j for j in row[1:3]] for i, row in enumerate(rows)]
     code = b"".join(struct.pack("=HBBI", row[0], *jump, row[3]) for row, jump in zip(rows, jumps))
     program = ctypes.create_string_buffer(code, len(code))
@@ -196,7 +201,7 @@ def enter(spec: dict) -> list[str]:
         active += [
             f"namespaces: mount, process, network, IPC, host name; {who}",
             "read-only files, only what Python needs",
-            "no capabilities, no key rings",
+            "no capabilities, no key rings, no further namespaces",
         ]
         active += lacking
     else:
