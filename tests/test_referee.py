@@ -33,6 +33,7 @@ from referee import (
     digest,
     family,
     forget_pages,
+    look_up_names,
     nats_of,
     needs_mlx,
 )
@@ -341,6 +342,20 @@ def test_the_first_process_is_gone_before_the_second_starts(tmp_path):
 def test_the_fresh_process_finds_no_page_that_the_first_one_left(score, forgotten):
     score(SCORER, probes=2)
     assert len(forgotten) == 1 and sys.prefix in forgotten[0] and "/usr" in forgotten[0]
+
+
+def test_the_second_process_finds_all_names_looked_up(score, tmp_path, monkeypatch):
+    """An ordinary user cannot clear the kernel's memory of names. Those below /sys are in no page that is dropped: they are looked up."""
+    path, looked_up, asked, lstat = tmp_path / "folder" / "name", [], [], os.lstat
+    path.parent.mkdir()
+    path.write_text("")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.lstat", lambda path: looked_up.append(path) or lstat(path))
+        look_up_names([str(tmp_path)])
+    assert str(path) in looked_up
+    monkeypatch.setattr("referee.look_up_names", asked.append)
+    score(SCORER, probes=2)
+    assert asked in ([["/sys/devices/system"]], [["/sys"]])
 
 
 def test_pages_are_forgotten(tmp_path):
