@@ -107,16 +107,20 @@ def look_up_names(paths: list[str]) -> None:
 
 
 def names_in_vain() -> int | None:
-    """How many names that are not there the kernel remembers to have looked up, for the whole machine; None where it does not say."""
+    """How many names that are not there the kernel remembers to have looked up, for the whole machine; None where it does not say, as
+    kernels before 5.0, which print 0."""
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/sys/fs/dentry-state", encoding="ascii") as file:
-        return int(file.read().split()[4])
+        return int(file.read().split()[4]) or None
     return None
 
 
-def forget_names() -> None:
-    """Drop the kernel's memory of names and files, as root may: names looked up by one child would be known faster to the next."""
+def forget_names() -> bool:
+    """Drop the kernel's memory of names and files, as root may: names looked up by one child would be known faster to the next. Whether
+    it was done."""
     with contextlib.suppress(OSError), open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
         file.write("2")
+        return True
+    return False
 
 
 def child_settings(path: Path) -> str:
@@ -410,7 +414,7 @@ class Probes:
     blind: int = 0
     largest_move_nats: float = 0.0
     largest_noise_nats: float = 0.0
-    names_left: int | None = None  # names looked up in vain that the second process could tell from others
+    names_left: int | None = None  # names looked up in vain that the second process could tell from others; None: nobody knows
     noise: list[float] = dataclasses.field(default_factory=list)
     drift: list[float] = dataclasses.field(default_factory=list)  # how much dearer targets were to the process that had not seen them
     paired: list[float] = dataclasses.field(default_factory=list)  # and when a few windows were asked again
@@ -488,9 +492,10 @@ class Referee:
             isolation, started = child.isolation, ready - child.began
         if self.isolate:
             forget_pages([path for path in (*SYSTEM_PATHS, "/opt/nvidia", *python_paths()) if not path.startswith("/sys/")])
-            forget_names()
+            cleared = forget_names()
             look_up_names(["/sys" if child.cuda else "/sys/devices/system"])  # its files are not opened, as those above: some act on that
-            self.probes.names_left = None if names is None else names_in_vain() - names
+            left = names_in_vain()
+            self.probes.names_left = left - names if left and names else 0 if cleared else None
         if self.n_probes:
             self.ask_blind(about, batches, nats)
         self.probes.settle()
@@ -769,8 +774,9 @@ def rescore(args: argparse.Namespace) -> dict:
     verdict["verified_val_bpb"] = round(sum(scores) / len(scores), 8) if scores else None
     verdict["complete"] = complete
     verdict["isolated"] = not args.without_isolation
-    verdict["names_left"] = max([row["probes"]["names_left"] or 0 for row in verdict["runs"] if "probes" in row], default=0)
-    strict = args.probes >= PROBES and not args.without_isolation and not smoke and verdict["names_left"] <= NAMES_LEFT
+    names = [row["probes"]["names_left"] for row in verdict["runs"] if "probes" in row]
+    verdict["names_left"] = left = None if None in names else max(names, default=0)
+    strict = args.probes >= PROBES and not args.without_isolation and not smoke and left is not None and left <= NAMES_LEFT
     verdict["verified"] = complete and not verdict["violations"] and strict
     verdict["digest"] = digest(verdict)
     return verdict
@@ -789,9 +795,11 @@ def say_verdict(verdict: dict) -> None:
     if verdict["verified_val_bpb"] is not None and not verdict["violations"]:
         why = "seeds or probes left out, no isolation, smoke corpus, names left"
         word = "verified" if verdict["verified"] else f"scored again, not verified ({why}):"
-        if verdict["names_left"] > NAMES_LEFT:
+        left = verdict["names_left"]
+        if verdict["isolated"] and (left is None or left > NAMES_LEFT):
             print(
-                f"names left: {verdict['names_left']} were looked up in vain while it ran, and one process can leave word for the next so;"
+                f"names left: {'this kernel does not say how many' if left is None else left} were looked up in vain while it ran, and one "
+                "process can leave word for the next so;"
             )
             print(f"at most {NAMES_LEFT}. Try again on a quiet machine, or as root, who can clear the kernel's memory of them")
         difference = verdict["verified_val_bpb"] - verdict["claimed_val_bpb"]

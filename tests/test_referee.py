@@ -847,6 +847,8 @@ def test_a_part_or_no_jail_verifies_nothing(finished, tmp_path, scored_as, capsy
     status, verdict = scored_as(folder, bpb, names=NAMES_LEFT + 1)
     assert status == 0 and not verdict["verified"] and "names left: 201 were looked up in vain" in capsys.readouterr().out
     assert scored_as(folder, bpb, names=NAMES_LEFT)[1]["verified"]
+    status, verdict = scored_as(folder, bpb, names=None)
+    assert status == 0 and not verdict["verified"] and "does not say how many were looked up" in capsys.readouterr().out
     status, verdict = scored_as(folder, bpb, noise=1e-6)  # the weights of one run, packed in two ways
     assert status == 1 and [entry["rule"] for entry in verdict["violations"]] == ["E2"]
 
@@ -861,6 +863,10 @@ def test_names_looked_up_in_vain_are_counted_and_cleared(score, monkeypatch):
     monkeypatch.setattr("referee.forget_names", lambda: None)
     left = score(source)[1]["probes"]["names_left"]
     assert left is None or left > NAMES_LEFT
+    monkeypatch.setattr("referee.names_in_vain", lambda: None)  # neither counted nor cleared
+    assert score(source)[1]["probes"]["names_left"] is None
+    monkeypatch.setattr("referee.forget_names", lambda: True)
+    assert score(source)[1]["probes"]["names_left"] == 0
 
 
 def test_another_tokenizer_than_the_referees(record, tiny, tmp_path, scored_as):
