@@ -311,6 +311,9 @@ def check_source(report: Report, code: bytes) -> object | None:
     except source.SourceError as e:
         report.find(name, "E1", f"does not compile: {e}", "Python that compiles", REMAKE)
         return None
+    for line, what in source.misleading(readable)[:5]:
+        fix = "save it as UTF-8 without byte order mark, and write such characters as escapes, as \\x1b or \\u202e"
+        report.find(f"{name}:{line}", "B5", what, "a source that reads as it runs", fix)
     for line, what in source.reaches(tree, source.required_packages(ROOT)):
         rule = "B5" if "generated code" in what else "B2"
         fix = "all that training and scoring need is train_gpt.py, artifact.bin and the packages of the requirements files"

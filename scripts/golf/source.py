@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import ast
 import functools
+import io
 import lzma
 import re
 import sys
+import tokenize
 from pathlib import Path
+
+from golf.texts import CONTROL
 
 MAX_SOURCE_BYTES = 4_000_000
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 22, "lc": 3, "lp": 0, "pb": 0}]
@@ -71,6 +75,20 @@ def expand(data: bytes) -> bytes:
     if not decoder.eof or decoder.unused_data:
         raise SourceError("its payload is cut, or something follows it")
     return source
+
+
+def misleading(data: bytes) -> list[tuple[int, str]]:
+    """(line, what is wrong with it) where a source shows a reader something else than Python runs: letters by another encoding, text that
+    runs backwards, what a lone carriage return hides."""
+    try:
+        text = data.decode("utf-8")
+        encoding, lines = tokenize.detect_encoding(io.BytesIO(data).readline)
+        same = data.decode(encoding).removeprefix("\ufeff") == text.removeprefix("\ufeff")
+    except (SyntaxError, ValueError, LookupError):
+        return [(1, "no UTF-8 text")]
+    if not same:
+        return [(len(lines), f"what stands there is not what it means in the encoding {encoding}")]
+    return [(number, "control characters") for number, line in enumerate(text.split("\n"), 1) if CONTROL.search(line.rstrip("\r"))]
 
 
 REACHES_OUT = set(
