@@ -27,7 +27,8 @@ git -C "$root" read-tree "$2"
 # A record takes its place by its date, so a new one is dated later than those that stand.
 standing="$(git -C "$root" ls-tree --name-only "$1" records/track_30min_2mb_local/)"
 
-git -C "$root" diff --no-renames --name-only -z "$1...$2" -- records >"$work/changed" # on its own line, so that its failure stops all
+# On its own line, so that its failure stops all. Whatever the case: where it does not count, Records/verified is records/verified.
+git -C "$root" diff --no-renames --name-only -z "$1...$2" -- ':(icase)records' >"$work/changed"
 
 status=0
 folders=()
@@ -38,7 +39,8 @@ while IFS= read -r -d '' path; do
       status=1
       ;;
     records/track_*/*/*)
-      folder="$(printf '%s' "$path" | cut -d/ -f1-3)"
+      inside="${path#records/*/*/}" # not by cut, which takes a path of two lines for two
+      folder="${path%"/$inside"}"
       case " ${folders[*]-} " in *" $folder "*) ;; *) folders+=("$folder") ;; esac
       ;;
     records/README.md | records/track_*/README.md)

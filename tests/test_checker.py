@@ -783,6 +783,15 @@ def test_changed_folders_of_a_pull_request(folder, finished, tmp_path):
     assert "records/README.md: what the tracks are" in done.stderr and "records/other/2025-11-21_x/README.md: belongs to no" in done.stderr
     done = run("bash", "scripts/check_changed_records.sh", "mine", "main", "--maintainer")
     assert done.returncode == 1 and "what the tracks are" not in done.stderr and "belongs to no record folder" in done.stderr
+    run("git", "reset", "-q", "--hard", "mine")
+    shutil.copytree(repo / "records" / OPEN / "2025-11-21_tiny", repo / "records" / "track_a" / "x\ny" / OPEN / "2025-11-21_tiny")
+    run("git", "add", "-A")
+    blob = run("git", "hash-object", "-w", "train_gpt.py").stdout.strip()
+    run("git", "update-index", "--add", "--cacheinfo", f"100644,{blob},Records/verified/x.json")
+    run("git", "commit", "-q", "-m", "x")
+    done = run("bash", "scripts/check_changed_records.sh", "mine", "main")
+    assert done.returncode == 1 and "Records/verified/x.json: belongs to no record folder" in done.stderr
+    assert re.search(r"/track_a/x\\ny: \d+ findings", done.stdout) and "clean" not in done.stdout
     for wrong in (["base"], ["base", "main", "--other"], ["base", "main", "--maintainer", "x"]):
         assert run("bash", "scripts/check_changed_records.sh", *wrong).returncode == 2
     done = run("bash", "scripts/check_changed_records.sh", "nobody", "main")
