@@ -367,10 +367,10 @@ def family(pid: int) -> tuple[list[int], int]:
     found, memory = [pid], 0
     for member in found:
         found += children_of(member)
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            with open(f"/proc/{member}/statm", "rb") as file:
-                fields = file.read().split()
-            memory += (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")  # without what it shares, as mapped files are
+        with contextlib.suppress(OSError, KeyError):  # gone, or dying
+            with open(f"/proc/{member}/status", "rb") as file:
+                sizes = dict(re.findall(rb"^(Rss\w+):\s*(\d+) kB$", file.read(), re.MULTILINE))
+            memory += (int(sizes[b"RssAnon"]) + int(sizes[b"RssShmem"])) << 10  # without mapped files
     return found, memory
 
 

@@ -430,6 +430,10 @@ HOSTILE = {
         "limit: .*memory",
         BY_NATIVE_CODE + "[libc.fork() for _ in range(2)]\nkept = bytearray(200 << 20)\nwhile True:\n    kept[:] = bytes(len(kept))",
     ),
+    "memory hog in shared memory": (
+        "limit: .*memory",
+        "import mmap\nkept = []\nwhile True:\n    kept.append(mmap.mmap(-1, 30 << 20))\n    kept[-1].write(bytes(30 << 20))",
+    ),
     "endless loop": ("limit: no sign of being ready", "while True:\n    pass"),
     "sleep": ("limit: no sign of being ready", "import time\ntime.sleep(600)"),
     "reads the validation file": ("B2: opens .*is data", "open('/data/datasets/fineweb10B_sp1024/fineweb_val_000000.bin', 'rb')"),
