@@ -219,7 +219,7 @@ def table(a: list[Result], b: list[Result], alpha: float) -> list[str]:
         va, vb = values_of(a, name), values_of(b, name) if b else None
         if va is None and not vb:
             continue
-        row = [name if name in METRICS else f"{name}, bpb", cell(va, digits)]
+        row = [name if name in METRICS else f"{safe(name, 60)}, bpb", cell(va, digits)]
         if b:
             w = welch(va, vb, 1 - alpha) if va and vb else None
             row += [cell(vb, digits), f"{mean(va) - mean(vb):+,.{digits}f}" if va and vb else "-"]
@@ -385,7 +385,8 @@ def compare(args: argparse.Namespace) -> int:
         changed = differences(a[0], b[0])
         print("changed: " + ("\n         ".join(changed) if changed else "nothing, the two sides are the same configuration"))
     first = a[0].facts
-    print(f"scored: {first.scored['scored_tokens']:.0f} tokens, sha256 {first.hashes['val_tokens_sha256'][:16]}…; {first.about['device']}")
+    scored = f"{first.scored['scored_tokens']:.0f} tokens, sha256 {first.hashes['val_tokens_sha256'][:16]}…"
+    print(f"scored: {scored}; {safe(first.about['device'], 120)}")
     print("\n".join(["", *table(a, b, args.alpha), "", *noise_lines(noise, len(a), len(b), args.alpha), *loose]))
     if b:
         nats = welch(*(values_of(runs, "val_loss (nats)") for runs in (a, b)))

@@ -269,6 +269,13 @@ def test_what_is_not_comparable_is_refused_by_name(runs, compare, field: str, ch
     assert (code, f"NOT CONTROLLED: {field}" in out) == ((0, True) if allowed else (2, False))
 
 
+def test_control_characters_of_a_log_do_not_reach_the_terminal(runs, compare):
+    a, b = runs.make("a", 0.0), runs.make("b", 0.01)
+    runs.edit(a, ("^(trained .*)", "\\1\nauxiliary name:x\x1b[2J val_bpb:2.1"), ("^(device:.*)", "\\1 \x1b]0;y\x07"))
+    for out in (compare(a, [])[1], compare(a, b)[2]):
+        assert "\\x1b]0;y\\x07" in out and "\x1b" not in out
+
+
 def test_a_run_that_stopped_early_is_no_match_for_one_that_used_its_clock(runs, compare):
     a, b = runs.make("a", 0.0, 0.001), runs.make("b", 0.0, 0.001)
     runs.edit(a + b, ("^setting MAX_WALLCLOCK_SECONDS=\\S+", "setting MAX_WALLCLOCK_SECONDS=600.0"))

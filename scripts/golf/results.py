@@ -7,7 +7,7 @@ from pathlib import Path
 
 from golf.records import RecordError, read_logs
 from golf.runs import LogError, LogFacts, RunError, numbers, parse_log, read_run
-from golf.texts import TextError, read_json, read_text
+from golf.texts import TextError, read_json, read_text, safe
 
 CALIBRATION_FILE = "calibration.json"  # written by doctor beside the run folders: tokens/s of its fixed workload, by device
 CALIBRATION_KEY = "calibration_tokens_per_s"
@@ -121,7 +121,7 @@ def obstacles(runs: list[Result], steps_do: bool = False) -> list[tuple[str, str
 
     def differing(field: str, value) -> list[tuple[str, str]]:
         kinds = {str(value(r)): r.label for r in runs}
-        return [(field, " against ".join(f"{v} ({label})" for v, label in list(kinds.items())[:2]))] if len(kinds) > 1 else []
+        return [(field, " against ".join(f"{safe(v, 200)} ({label})" for v, label in list(kinds.items())[:2]))] if len(kinds) > 1 else []
 
     found = differing("validation hash", lambda r: r.facts.hashes["val_tokens_sha256"][:16])
     found += differing("scored tokens", lambda r: f"{r.facts.scored['scored_tokens']:.0f}")

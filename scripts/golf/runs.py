@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from golf.texts import TextError, read_json, read_text
+from golf.texts import TextError, read_json, read_text, safe
 
 ABOUT = ("run_id", "seed", "lane", "devices", "device", "precision", "python", "numpy", "code_sha256")
 COUNTED_SPANS = ("train", "export")
@@ -233,5 +233,5 @@ def read_run(path: Path) -> RunFolder:
     }
     for key, (said, kept) in same.items():
         if not isinstance(kept, (int, float)) or abs(said - kept) > 1e-8:
-            raise RunError(f"{path}: {key} is {said} in train.log and {kept} in result.json; they are not of the same run")
+            raise RunError(f"{path}: {key} is {said} in train.log and {safe(kept, 40)} in result.json; they are not of the same run")
     return RunFolder(path, text, facts, (path / "train_gpt.py").read_bytes(), (path / "artifact.bin").read_bytes())
