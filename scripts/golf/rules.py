@@ -48,7 +48,7 @@ FASTER_CARDS = re.compile(
 LONG_SECONDS = 300.0  # of all spans outside the clock but scoring; compiling took 5 to 80 s in the project's own runs
 SHARED_LOSSES = 3  # as many equal train losses, and half of all, make two logs one run; two seeds share one in about a thousand
 # \u2713 is what leaderboard.py puts on what the referee verified; GitHub makes such signs of :white_check_mark: and its like too.
-MARKS = re.compile("[\u221a\u2611\u2705\u2713\u2714\U0001f5f8\U0001f5f9]|:\\w{0,30}check\\w{0,30}:")
+MARKS = re.compile("[\u221a\u237b\u2611\u2705\u2713\u2714\U00010102\U0001f5f8\U0001f5f9\U0001fbb1]|:\\w{0,30}check\\w{0,30}:")
 README_HEAD = re.compile(r"\n*# (?!.*<[a-z/!?])[^\n]+\n+", re.IGNORECASE)  # a heading without HTML, which could hide what follows
 FIELD_RULES = {"total_bytes": "B4", "code_bytes": "B1", "model_bytes": "B1", "cap_bytes": "B1", "train_seconds": "C1", "validation": "S7"}
 

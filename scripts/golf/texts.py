@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 MAX_TEXT_BYTES = 8_000_000
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")  # also bidirectional overrides
+# also bidirectional overrides, and letters that no font shows: tags and selectors that can spell whole sentences
+CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
 JOINERS = re.compile("[\u200c\u200d]")
+UNSEEN = re.compile("[\u00ad\u034f\u115f\u1160\u2800\u3164\ufe00-\ufe0f\uffa0]")  # may stand in honest text, and inside a word too
 
 # Sentences that try to steer whoever, or whatever, reads a file. Whatever they say, nothing here acts on text.
 STEERING = re.compile(
@@ -76,6 +81,6 @@ def suspicious_lines(text: str, prose: bool = False) -> list[tuple[int, str]]:
         line = JOINERS.sub("", line) if prose else line
         if CONTROL.search(line.rstrip("\r")):
             found.append((number, "control characters"))
-        elif STEERING.search(line):
+        elif STEERING.search(line if line.isascii() else unicodedata.normalize("NFKC", UNSEEN.sub("", line))):
             found.append((number, "words addressed to whoever reads it"))
     return found
