@@ -414,7 +414,7 @@ class Probes:
     blind: int = 0
     largest_move_nats: float = 0.0
     largest_noise_nats: float = 0.0
-    names_left: int | None = None  # names looked up in vain that the second process could tell from others; None: nobody knows
+    names_left: int | None = None  # looked up in vain, or forgotten, so that the second process could tell; None: nobody knows
     noise: list[float] = dataclasses.field(default_factory=list)
     drift: list[float] = dataclasses.field(default_factory=list)  # how much dearer targets were to the process that had not seen them
     paired: list[float] = dataclasses.field(default_factory=list)  # and when a few windows were asked again
@@ -495,7 +495,10 @@ class Referee:
             cleared = forget_names()
             look_up_names(["/sys" if child.cuda else "/sys/devices/system"])  # its files are not opened, as those above: some act on that
             left = names_in_vain()
-            self.probes.names_left = left - names if left and names else 0 if cleared else None
+            if cleared:  # what is gone then is no sign of anything
+                self.probes.names_left = max(0, left - names) if left and names else 0
+            else:
+                self.probes.names_left = abs(left - names) if left and names else None
         if self.n_probes:
             self.ask_blind(about, batches, nats)
         self.probes.settle()
@@ -798,8 +801,8 @@ def say_verdict(verdict: dict) -> None:
         left = verdict["names_left"]
         if verdict["isolated"] and (left is None or left > NAMES_LEFT):
             print(
-                f"names left: {'this kernel does not say how many' if left is None else left} were looked up in vain while it ran, and one "
-                "process can leave word for the next so;"
+                f"names left: {'this kernel does not say how many' if left is None else left} were looked up in vain or forgotten while it "
+                "ran, and one process can leave word for the next so;"
             )
             print(f"at most {NAMES_LEFT}. Try again on a quiet machine, or as root, who can clear the kernel's memory of them")
         difference = verdict["verified_val_bpb"] - verdict["claimed_val_bpb"]
