@@ -21,6 +21,7 @@ import dataclasses
 import datetime
 import html
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -171,9 +172,10 @@ def millions(n: int) -> str:
 
 # README.md ------------------------------------------------------------------------------------------------------------
 def cell(value: object) -> str:
-    """A stranger's text in a cell of a Markdown table: no markup, no links, no other cells."""
+    """A stranger's text in a cell of a Markdown table: no markup, no formulas, no links, no other cells."""
     text = html.escape(safe(value, 120))
-    return "".join(f"&#{ord(c)};" if c in "|`*_[]~\\" else c for c in text)
+    text = "".join(f"&#{ord(c)};" if c in "|`*_[]~\\$" else c for c in text)
+    return re.sub(r"(?<=www)\.|:(?=//)", lambda m: f"&#{ord(m[0])};", text, flags=re.IGNORECASE)  # GitHub links bare addresses too
 
 
 def readme_table(entries: list[Entry]) -> str:

@@ -1,5 +1,6 @@
 """The leaderboard: ranked from record folders alone, who holds a record and why not, and nothing a stranger wrote becomes markup."""
 
+import dataclasses
 import html.parser
 import json
 import math
@@ -159,7 +160,7 @@ def test_strangers_text_is_no_markup(finished, tmp_path):
     claim = json.loads((folder / "submission.json").read_text())
     claim |= {"title": nasty[:120], "author": nasty[60:], "summary": nasty}
     (folder / "submission.json").write_text(json.dumps(claim))
-    edit(folder / "train.log", ("^device:.*", "device:<b>CPU</b> | [x](y)"))
+    edit(folder / "train.log", ("^device:.*", r"device:<b>CPU</b> | [x](y) https://evil.example WWW.evil.example $\\checkmark$"))
     reseal(folder)
     assert build(tmp_path) == 0
     found = Tags()
@@ -167,6 +168,10 @@ def test_strangers_text_is_no_markup(finished, tmp_path):
     assert found.tags == clean.tags and found.attributes == clean.attributes
     readme = (tmp_path / "README.md").read_text()
     assert readme.count(END) == 1 and "<script" not in readme and "](http" not in readme and "<b>" not in readme
+    entries = read_records(tmp_path / "records", TRACKS, NO_PINS)[0]
+    table = readme_table([dataclasses.replace(entry, pinned=True) for entry in entries])  # as the best of the open lane
+    assert table.count("evil") == 2 and table.count("alert") == 1 and table.count(END) == 1
+    assert not re.search(r"<script|\]\(http|<b>|://evil|www\.evil|\$", table, re.IGNORECASE)
     assert build(tmp_path, "--check") == 0
 
 
