@@ -163,6 +163,48 @@ def test_score_first_learning(score, stream):
     assert found["probes"]["blind"] == 120 and found["probes"]["future"] > 0
 
 
+DOCUMENTS = """
+import numpy as np
+
+class Scorer:
+    seq_len, stride, vocab_size, windows, start = 64, 16, 50, 1, 0
+
+    def __init__(self, artifact):
+        self.told, self.counts = 0, np.zeros(50)
+
+    def count(self, counts, token):
+        counts *= token != 1
+        counts[token] += 1
+
+    def logits(self, tokens, last):
+        known = max(0, self.told + 1 - self.start) if self.told else 0
+        counts, out = self.counts.copy(), []
+        for i, token in enumerate(tokens[0]):
+            if i >= known:
+                self.count(counts, token)
+            out.append(np.log(0.3 + 0.7 * counts / max(1, counts.sum()) * 50))
+        return np.float32(out)[None, -last:]
+
+    def learn(self, tokens, targets):
+        for token in [*tokens[0, : self.told == 0], *targets[0]]:
+            self.count(self.counts, token)
+        self.told += targets.size
+"""
+
+
+def test_a_scorer_that_counts_within_the_document(score, stream):
+    """What a row says beyond the targets told counts too, in whole windows and in questions that end within one, by the row's place."""
+    nats, found = score(DOCUMENTS)
+    counts, want = np.zeros(VOCAB), []
+    for token, target in zip(stream[:-1], stream[1:]):
+        counts *= token != 1
+        counts[token] += 1
+        share = np.log(0.3 + 0.7 * counts / counts.sum() * VOCAB)
+        want.append(np.log(np.exp(share).sum()) - share[target])
+    assert np.abs(nats - np.array(want)).max() < 1e-4
+    assert found["probes"]["largest_noise_nats"] < 1e-4 and found["probes"]["prefix"] > 0 and found["probes"]["blind"] == 120
+
+
 def test_input_side_hashes_are_legal(score):
     body = """
 past = np.concatenate([np.zeros((len(tokens), 1), int), tokens[:, :-1]], 1)[:, -last:]

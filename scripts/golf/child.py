@@ -375,6 +375,7 @@ def serve(requests: int, reply: int, spec: dict) -> None:
     scorer, about = load(spec)
     if names := patched():
         hook.offend("C1", f"replaces {names}")
+    has_place = isinstance(getattr(scorer, "start", None), int)
     write_message(reply, {"ready": about})
     while True:
         head, payload = read_message(requests)
@@ -383,7 +384,7 @@ def serve(requests: int, reply: int, spec: dict) -> None:
                 hook.offend("C1", f"replaces {names}")
             write_message(reply, {"stopped": True})
             return
-        if isinstance(scorer, Plain):
+        if has_place:
             scorer.start = head["start"]
         tokens = np.frombuffer(payload, "<i4", head["rows"] * head["length"]).astype(np.int64).reshape(head["rows"], head["length"])
         if head["do"] == "learn":
