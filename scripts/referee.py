@@ -123,10 +123,18 @@ def forget_names() -> bool:
     return False
 
 
-def child_settings(path: Path) -> str:
-    """What a child gets of a run's settings: the file is not counted in the bytes, so that nothing else may come from it."""
+def child_settings(path: Path, device: str = "", cuda: bool = True) -> str:
+    """What a child gets of a run's settings: the file is not counted in the bytes, so that nothing else may come from it. Where it is to
+    compute, and with no CUDA device also how (on the CPU, without a compiler, which is a program), are the referee's to say."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return "".join(f"{line}\n" for line in lines if re.fullmatch(rf"({'|'.join(CHILD_SETTINGS)})=\w{{1,12}}", line))
+    kept = dict(m.groups() for line in lines if (m := re.fullmatch(rf"({'|'.join(CHILD_SETTINGS)})=(\w{{1,12}})", line)))
+    if device:
+        kept["DEVICE"] = device
+    elif not cuda and kept.get("DEVICE") == "cuda":  # the run had one
+        kept["DEVICE"] = "cpu"
+    if not cuda and "COMPILE" in kept:
+        kept["COMPILE"] = "off"
+    return "".join(f"{key}={value}\n" for key, value in kept.items())
 
 
 class Child:
@@ -140,13 +148,13 @@ class Child:
         root.mkdir()
         for name in ("train_gpt.py", artifact):
             shutil.copyfile(folder / name, copy / name)
-        (copy / "settings.env").write_text(child_settings(folder / "settings.env"), encoding="utf-8")
+        self.cuda = device != "cpu" and os.path.exists("/dev/nvidiactl")
+        (copy / "settings.env").write_text(child_settings(folder / "settings.env", device, self.cuda), encoding="utf-8")
         for path in copy.iterdir():
             path.chmod(0o444)
         os.chmod(self.work, 0o755)
         scratch = Path(self.work) / "scratch"
         scratch.mkdir()
-        self.cuda = device != "cpu" and os.path.exists("/dev/nvidiactl")
         cap = {
             "NPROC": limits["processes"],
             "FSIZE": limits["scratch_bytes"],

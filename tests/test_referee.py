@@ -429,6 +429,17 @@ def test_settings_bring_nothing_but_where_and_how_to_compute(tmp_path):
     assert child_settings(tmp_path / "none.env") == ""
 
 
+def test_where_to_compute_reaches_a_scorer_of_its_own(score, tmp_path):
+    """It has nothing but its settings.env to go by: --device, no GPU where the run had one, and no compiler there."""
+    path = tmp_path / "settings.env"
+    path.write_text("DEVICE=cuda\nPRECISION=fp32\nCOMPILE=on\n")
+    assert child_settings(path) == path.read_text()
+    assert child_settings(path, cuda=False) == child_settings(path, "cpu", False) == "DEVICE=cpu\nPRECISION=fp32\nCOMPILE=off\n"
+    assert child_settings(path, "auto") == "DEVICE=auto\nPRECISION=fp32\nCOMPILE=on\n"
+    if not os.path.exists("/dev/nvidiactl"):
+        score(started("assert open('settings.env').read() == 'DEVICE=cpu\\nPRECISION=fp32\\nCOMPILE=off\\n'"), probes=0)
+
+
 def test_a_submission_cannot_say_that_there_is_no_jail(stream, tmp_path):
     """Words about the jail come from before the submission is loaded; its own do not count."""
     frame = "import json, os, struct\ntext = json.dumps({'no_isolation': 'x', 'isolation': 5}).encode()\n"
