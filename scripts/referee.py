@@ -42,7 +42,7 @@ from golf.needs import refuse
 from golf.records import ROOT, digest
 from golf.rules import check_folder
 from golf.runs import sha256_of
-from golf.source import SourceError, parse, readable
+from golf.source import SourceError, edited_count, parse, readable
 from golf.texts import TextError, read_json, safe
 
 SAME_CARD_BPB, CPU_BPB, OTHER_BPB = 1e-5, 1e-4, 1e-3  # how far a verified score may be from the claim; logs do not say which CPU
@@ -787,13 +787,18 @@ def rescore(args: argparse.Namespace) -> dict:
     verdict["isolated"] = not args.without_isolation
     names = [row["probes"]["names_left"] for row in verdict["runs"] if "probes" in row]
     verdict["names_left"] = left = None if None in names else max(names, default=0)
+    verdict["edited_sections"] = edited_count(ROOT)
     strict = args.probes >= PROBES and not args.without_isolation and not smoke and left is not None and left <= NAMES_LEFT
+    strict &= not verdict["edited_sections"]
     verdict["verified"] = complete and not verdict["violations"] and strict
     verdict["digest"] = digest(verdict)
     return verdict
 
 
 def say_verdict(verdict: dict) -> None:
+    if which := ", ".join(verdict["edited_sections"]):
+        print(f"note: {ROOT / 'train_gpt.py'}, by which the referee counts, and train_gpt_mlx.py differ in the sections {which}:")
+        print("a maintainer's referee counts by the published ones, so put them back or try it in a fresh clone")
     for row in verdict["runs"]:
         for line in row.get("isolation", [])[:6]:
             print(f"isolation: {safe(line)}")
@@ -804,7 +809,7 @@ def say_verdict(verdict: dict) -> None:
     for entry in verdict["violations"]:
         print(f"REFUSED {safe(entry['rule'], 8)}: {safe(entry['what'], 500)}" + (f" (seed {entry['seed']})" if "seed" in entry else ""))
     if verdict["verified_val_bpb"] is not None and not verdict["violations"]:
-        why = "seeds or probes left out, no isolation, smoke corpus, names left"
+        why = "seeds or probes left out, no isolation, smoke corpus, names left, sections edited"
         word = "verified" if verdict["verified"] else f"scored again, not verified ({why}):"
         left = verdict["names_left"]
         if verdict["isolated"] and (left is None or left > NAMES_LEFT):

@@ -655,6 +655,19 @@ def test_a_changed_measuring_section_is_pointed_out(folder):
     assert not report.findings and any("sections bytes differ" in note for note in report.notes)
 
 
+def test_a_changed_measuring_section_is_pointed_out_where_it_was_changed(folder, tmp_path, monkeypatch):
+    """In a clone whose own train_gpt.py was edited, as the README says to, its twin still tells."""
+    shutil.copytree(ROOT / "docs", tmp_path / "clone" / "docs")
+    for name in ("train_gpt.py", "train_gpt_mlx.py", "requirements-cuda.txt", "requirements-mlx.txt"):
+        shutil.copy(ROOT / name, tmp_path / "clone")
+    edited = (folder / "train_gpt.py").read_bytes().replace(b"self.base_bytes[target] + (", b"2 + self.base_bytes[target] + (")
+    (tmp_path / "clone" / "train_gpt.py").write_bytes(edited)
+    change_code(folder, edited)
+    reseal(folder)
+    monkeypatch.setattr("golf.rules.ROOT", tmp_path / "clone")
+    assert any("sections bytes differ" in note for note in check(folder).notes)
+
+
 def test_names_and_places(folder, tmp_path):
     moved = tmp_path / OPEN / folder.name
     moved.parent.mkdir()

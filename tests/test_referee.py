@@ -910,6 +910,23 @@ def test_a_part_or_no_jail_verifies_nothing(finished, tmp_path, scored_as, capsy
     assert status == 1 and [entry["rule"] for entry in verdict["violations"]] == ["E2"]
 
 
+def test_a_count_edited_here_verifies_nothing(finished, tmp_path, scored_as, capsys, monkeypatch):
+    """Whoever edits train_gpt.py in place has the referee count by the edited windows and bytes, as no maintainer's does."""
+    folder, bpb = make_folder(tmp_path / "records", finished[:1]), json.loads((finished[0] / "result.json").read_text())["val_bpb"]
+    assert scored_as(folder, bpb)[1]["edited_sections"] == source.edited_count(ROOT) == []
+    (tmp_path / "here").mkdir()
+    for name in ("train_gpt.py", "train_gpt_mlx.py"):
+        shutil.copy(ROOT / name, tmp_path / "here")
+    edited = tmp_path / "here" / "train_gpt.py"
+    edited.write_text(edited.read_text(encoding="utf-8").replace("+ stride, n_targets)", "+ 1, n_targets)"), encoding="utf-8")
+    found = source.edited_count(tmp_path / "here")
+    assert found == ["windows"]
+    monkeypatch.setattr("referee.edited_count", lambda root: found)
+    status, verdict = scored_as(folder, bpb)
+    assert status == 0 and not verdict["verified"] and verdict["edited_sections"] == ["windows"]
+    assert "differ in the sections windows" in (out := capsys.readouterr().out) and "not verified" in out
+
+
 def test_names_looked_up_in_vain_are_counted_and_cleared(score, monkeypatch):
     """One process could tell the next which targets were dear by names that it looks up: the kernel knows them faster from then on."""
     leaves_word = "        import os\n        [os.access(f'/usr/lib/{i}_{tokens.sum()}', 0) for i in range(600)]\n"

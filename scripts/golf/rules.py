@@ -319,9 +319,8 @@ def check_source(report: Report, code: bytes) -> object | None:
         fix = "all that training and scoring need is train_gpt.py, artifact.bin and the packages of the requirements files"
         fix += "; rename what is your own and has such a name" * (rule == "B5")
         report.find(f"{name}:{line}", rule, what, "no network, no second program, no pickles", fix)
-    ours = source.sections((ROOT / "train_gpt.py").read_text(encoding="utf-8"))
-    theirs = source.sections(readable.decode("utf-8", "replace"))
-    changed = [key for key in ("shards", "bytes", "windows", "artifact") if key in ours and theirs.get(key) != ours[key]]
+    theirs, here = source.sections(readable.decode("utf-8", "replace")), source.sections_here(ROOT)
+    changed = [key for key in ("shards", "bytes", "windows", "artifact") if any(theirs.get(key) != ours.get(key) for ours in here)]
     if changed:
         report.notes.append(f"{name}: the sections {', '.join(changed)} differ from this repository's; the referee's own count decides")
     return tree

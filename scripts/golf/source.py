@@ -218,3 +218,13 @@ def setting_names(tree: ast.Module) -> set[str]:
 def sections(text: str) -> dict[str, str]:
     """The text between `# shared: begin NAME` and `# shared: end NAME`, by name."""
     return {m[1]: m[2] for m in re.finditer(r"^# shared: begin (\w+)\n(.*?)^# shared: end \1$", text, re.MULTILINE | re.DOTALL)}
+
+
+def sections_here(root: Path) -> list[dict[str, str]]:
+    """The shared sections of both trainers of this repository, which are the same until somebody edits one of the files."""
+    return [sections(path.read_text(encoding="utf-8")) for path in (root / "train_gpt.py", root / "train_gpt_mlx.py") if path.is_file()]
+
+
+def edited_count(root: Path) -> list[str]:
+    """Which sections that the referee counts with have been edited in one trainer of this repository."""
+    return [key for key in ("shards", "bytes", "windows") if len({own.get(key) for own in sections_here(root)}) > 1]
