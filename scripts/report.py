@@ -93,7 +93,7 @@ def load(path: Path, tokens: int, logs_only: bool) -> list[Shown]:
             print(f"{path}: scoring its tokens, unless nats.npz holds them", file=sys.stderr)
             try:
                 run.scores = scores_of(result.folder, tokens, result.facts.hashes["val_tokens_sha256"])
-                run.notes += [run.scores[key] for key in ("note", "weights_note") if key in run.scores]
+                run.notes += [run.scores[key] for key in ("note", "scorer_note", "weights_note") if key in run.scores]
             except ScoresError as e:
                 run.notes.append(f"no scores by token: {e}")
         found.append(run)

@@ -305,6 +305,20 @@ def test_what_cannot_be_scored_says_why(run, make, tmp_path: Path):
         scores_of(folder, TOKENS, val_hash(run))
 
 
+def test_a_trainer_that_scores_in_another_way_is_told(run, make, tmp_path: Path):
+    """With a Scorer the run's score is not that of score(); and where score() has another signature, the rest of the page is there."""
+    folder = tmp_path / "scorer"
+    shutil.copytree(run, folder)
+    assert "not by its Scorer" not in make(folder)[1]
+    with open(folder / "train_gpt.py", "a", encoding="utf-8") as f:
+        f.write("\nclass Scorer: pass\n")
+    code, text, _ = make(folder)
+    assert code == 0 and "by score() of its train_gpt.py, not by its Scorer" in text
+    edit(folder / "train_gpt.py", ("^def score\\(model: GPT, ", "def score(other, model: GPT, "))
+    code, text, _ = make(folder)
+    assert code == 0 and "no scores by token: with the functions of its train_gpt.py that is not to be had: TypeError" in text
+
+
 def test_curves_of_a_resumed_run_count_each_step_once():
     log = "step:1 train_loss:9 lr_scale:1 train_s:1\nstep:2 train_loss:8 train_s:2\nresumed step:1\nstep:2 train_loss:7 train_s:3\n"
     rows = read_curves(log + "step:2 glance_targets:9 val_loss:3 val_bpb:1.5\nstep:x\nother step:3\n")

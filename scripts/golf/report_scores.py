@@ -20,7 +20,7 @@ import numpy as np
 
 from golf.runs import RunError, import_trainer, numbers
 
-FORMAT = 3  # of nats.npz; another number makes old caches stale
+FORMAT = 4  # of nats.npz; another number makes old caches stale
 CACHE = "nats.npz"
 SHORTEST_CONTEXT = 32
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +94,8 @@ def scores_of(folder: Path, tokens: int, wanted_sha256: str) -> dict[str, object
         arrays, scores = compute(trainer, folder, tokens, wanted_sha256)
     except trainer.UserError as e:
         raise ScoresError(str(e)) from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:  # code whose functions were changed
+        raise ScoresError(f"with the functions of its train_gpt.py that is not to be had: {type(e).__name__}: {e}") from None
     try:
         trainer.save_arrays(folder / CACHE, arrays, {"key": key, "scores": scores})
     except trainer.UserError:
@@ -146,6 +148,8 @@ def compute(trainer: ModuleType, folder: Path, tokens: int, wanted_sha256: str) 
     plain = nats_at(s.EVAL_SEQ_LEN, s.EVAL_SEQ_LEN)  # what the model knows by itself
     scores = {"seq_len": s.EVAL_SEQ_LEN, "stride": s.EVAL_STRIDE, "pieces": pieces_of(run.data.table, stream), "context": context}
     scores["device"] = run.runtime.about()["device"]
+    if hasattr(trainer, "Scorer"):
+        scores["scorer_note"] = "by token, position, context and class it is scored by score() of its train_gpt.py, not by its Scorer"
     scores |= weight_scores(trainer, folder, s, model, lambda: bpb(nats_at(s.EVAL_SEQ_LEN, s.EVAL_SEQ_LEN)), bpb(plain))
     return {"tokens": stream, "nats": nats, "plain_nats": plain, "target_bytes": target_bytes}, scores
 
