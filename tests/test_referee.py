@@ -21,22 +21,11 @@ import torch
 from folders import ROOT, make_folder, reseed
 from golf import jail, source
 from golf.child import Offences
-from referee import (
-    DEFAULT_LIMITS,
-    NAMES_LEFT,
-    Child,
-    NoReferee,
-    Probes,
-    Referee,
-    Refusal,
-    child_settings,
-    digest,
-    family,
-    forget_pages,
-    look_up_names,
-    nats_of,
-    needs_mlx,
-)
+from golf.questions import Probes, Referee, nats_of
+from golf.records import digest
+from golf.submission import DEFAULT_LIMITS, Child, NoReferee, Refusal, child_settings, family
+from golf.traces import forget_pages, look_up_names
+from referee import NAMES_LEFT, needs_mlx
 from referee import main as referee_main
 
 import train_gpt
@@ -107,9 +96,9 @@ def alive(folder):
 def forgotten(monkeypatch):
     """The paths whose pages would be dropped, a list for each time: it takes seconds, so nothing is. Nor are there as many questions."""
     calls = []
-    monkeypatch.setattr("referee.BLIND", 40)
-    monkeypatch.setattr("referee.BLIND_LEARNING", 10)
-    monkeypatch.setattr("referee.forget_pages", calls.append)
+    monkeypatch.setattr("golf.questions.BLIND", 40)
+    monkeypatch.setattr("golf.questions.BLIND_LEARNING", 10)
+    monkeypatch.setattr("golf.questions.forget_pages", calls.append)
     return calls
 
 
@@ -395,7 +384,7 @@ def test_the_second_process_finds_all_names_looked_up(score, tmp_path, monkeypat
         patch.setattr("os.lstat", lambda path: looked_up.append(path) or lstat(path))
         look_up_names([str(tmp_path)])
     assert str(path) in looked_up
-    monkeypatch.setattr("referee.look_up_names", asked.append)
+    monkeypatch.setattr("golf.questions.look_up_names", asked.append)
     score(SCORER, probes=2)
     assert asked in ([["/sys/devices/system"]], [["/sys"]])
 
@@ -625,7 +614,7 @@ def test_a_killed_referee_leaves_nothing_behind(stream, tmp_path):
 import sys
 sys.path.insert(0, {str(ROOT / "scripts")!r})
 from pathlib import Path
-from referee import DEFAULT_LIMITS, Child
+from golf.submission import DEFAULT_LIMITS, Child
 child = Child(Path({str(tmp_path)!r}), "artifact.bin", DEFAULT_LIMITS)
 print(child.work, flush=True)
 child.start()
@@ -934,18 +923,18 @@ def test_names_looked_up_in_vain_are_counted_and_cleared(score, monkeypatch):
     assert source != SCORER
     if os.access("/proc/sys/vm/drop_caches", os.W_OK):
         assert score(source)[1]["probes"]["names_left"] <= NAMES_LEFT
-    monkeypatch.setattr("referee.forget_names", lambda: None)
+    monkeypatch.setattr("golf.questions.forget_names", lambda: None)
     left = score(source)[1]["probes"]["names_left"]
     assert left is None or left > NAMES_LEFT
     counts = [50_000, 1_000] * 2  # it looked some up again, and took so much memory that the kernel forgot the others
-    monkeypatch.setattr("referee.names_in_vain", lambda: counts.pop(0))
+    monkeypatch.setattr("golf.questions.names_in_vain", lambda: counts.pop(0))
     assert score(source)[1]["probes"]["names_left"] == 49_000
     with monkeypatch.context() as patch:
-        patch.setattr("referee.forget_names", lambda: True)
+        patch.setattr("golf.questions.forget_names", lambda: True)
         assert score(source)[1]["probes"]["names_left"] == 0
-    monkeypatch.setattr("referee.names_in_vain", lambda: None)  # neither counted nor cleared
+    monkeypatch.setattr("golf.questions.names_in_vain", lambda: None)  # neither counted nor cleared
     assert score(source)[1]["probes"]["names_left"] is None
-    monkeypatch.setattr("referee.forget_names", lambda: True)
+    monkeypatch.setattr("golf.questions.forget_names", lambda: True)
     assert score(source)[1]["probes"]["names_left"] == 0
 
 
