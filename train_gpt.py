@@ -622,11 +622,11 @@ def orthogonalize(g: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> 
 class Optimizer:
     """Muon for the role matrix, stacked over equal shapes; Adam for the rest, with a learning rate per role."""
     def __init__(self, model: GPT, s: Settings, runtime: Runtime):
-        self.s, self.model, self.stacks, self.runtime = s, model, {}, runtime
+        self.s, self.model, self.stacks, self.adam, self.runtime = s, model, {}, {}, runtime
         self.params = {name: p for name, p in model.named_parameters() if p.numel()}  # a single block has no skips
-        self.adam = {role: names for role in ("embed", "table", "vector") if (names := [n for n in self.params if role_of(n) == role])}
         for name, p in self.params.items():
             if role_of(name) == "matrix": self.stacks.setdefault(tuple(p.shape), []).append(name)
+            else: self.adam.setdefault(role_of(name), []).append(name)
         self.momentum = {shape: torch.zeros(len(names), *shape, device=runtime.device) for shape, names in self.stacks.items()}
         self.moments = {n: (torch.zeros_like(p), torch.zeros_like(p)) for n, p in self.params.items() if role_of(n) != "matrix"}
         self.orthogonalize = torch.compile(self.orthogonalize_stacks, dynamic=False) if runtime.compile else self.orthogonalize_stacks

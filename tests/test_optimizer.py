@@ -159,6 +159,15 @@ def test_every_parameter_is_in_exactly_one_optimizer_and_moves(model):
     assert set(ROLES.values()) == {"matrix", "embed", "table", "vector"} == {role_of(n) for n in before}
 
 
+def test_a_role_of_ones_own_is_trained(model, monkeypatch):
+    monkeypatch.setitem(ROLES, "head", "head")
+    model.head = nn.Parameter(torch.ones(4, 3))
+    optimizer = Optimizer(model, tiny_settings(), CPU)
+    give_gradients(model, 0)
+    optimizer.step(0, 1.0)
+    assert (model.head != 1).all() and optimizer.adam["head"] == ["head"]
+
+
 def test_an_unknown_parameter_raises(model):
     model.blocks[0].attn.bias_of_mine = nn.Parameter(torch.zeros(3))
     with pytest.raises(UserError, match="blocks.0.attn.bias_of_mine has no role.*add 'bias_of_mine' to ROLES"):
