@@ -425,23 +425,24 @@ def sha256_of(data: np.ndarray | bytes) -> str:
 
 # Model ================================================================================================================
 # shared: begin roles
-ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name -> role; a role decides optimizer, learning rate and bits
+# Last part of a parameter's name, or its last two, which come first -> role; a role decides start, optimizer, learning rate and bits.
+ROLES = {"embed": "embed", "bigram": "table"}
 ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down", "bigram_up"], "matrix")
-ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips", "smear", "gate", "attn_conv", "mlp_conv"], "vector")
+ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips", "smear", "attn.gate", "attn_conv", "mlp_conv"], "vector")
 def role_of(name: str) -> str:
-    """Role of a parameter, by the last part of its name. Raises UserError for one that has none."""
-    last = name.rpartition(".")[2]
-    if last not in ROLES:
-        raise UserError(f"parameter {name} has no role, so no optimizer would train it and nothing would export it; add {last!r} to ROLES")
-    return ROLES[last]
+    """Role of a parameter, by the end of its name. Raises UserError for one that has none."""
+    last, two = (".".join(name.split(".")[-n:]) for n in (1, 2))
+    if two in ROLES or last in ROLES: return ROLES.get(two) or ROLES[last]
+    raise UserError(f"parameter {name} has no role, so no optimizer would train it and nothing would export it; add {two!r} to ROLES")
 def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Starting values, the same in both twins for a seed; the role vector keeps those in `weights`, the model's own. Tables and
     matrices that write into the residual stream start at zero, others normal with standard deviation 1 / sqrt(inputs)."""
     rng, start = np.random.default_rng([s.SEED, 2**32 - 1]), {}
     for name, value in sorted(weights.items()):
-        if role_of(name) == "vector": start[name] = value
-        elif name.endswith((".out", ".down")) or role_of(name) == "table": start[name] = np.zeros(value.shape, np.float32)
-        else: start[name] = rng.standard_normal(value.shape) * (s.EMBED_INIT_STD if role_of(name) == "embed" else value.shape[1] ** -0.5)
+        if (role := role_of(name)) == "vector": start[name] = value
+        elif value.ndim != 2 or not value.shape[1]: raise UserError(f"{name} {value.shape}: role {role} takes 2 dimensions, vector any")
+        elif name.removesuffix(".weight").endswith((".out", ".down")) or role == "table": start[name] = np.zeros(value.shape, np.float32)
+        else: start[name] = rng.standard_normal(value.shape) * (s.EMBED_INIT_STD if role == "embed" else value.shape[1] ** -0.5)
     return {name: value.astype(np.float32) for name, value in start.items()}
 # shared: end roles
 
@@ -1316,9 +1317,8 @@ class Run:
                     try: save()
                     except UserError as e: log(f"warning: {e}; training goes on without this checkpoint")
                 scale = lr_scale(s, step, progress)
-                launched = stepper.launch(step, next(batches), scale)
+                pending.append((step + 1, stepper.launch(step, next(batches), scale)))
                 step += 1
-                pending.append((step, launched))
                 settle(r.steps_in_flight if step > 1 else 0)  # the first log line waits for its loss
                 now = clock.training()
                 bar(now - seconds if unit == "s" else 1, kv(step=step, loss=losses[-1] if losses else math.nan))

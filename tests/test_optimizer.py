@@ -170,8 +170,31 @@ def test_a_role_of_ones_own_is_trained(model, monkeypatch):
 
 def test_an_unknown_parameter_raises(model):
     model.blocks[0].attn.bias_of_mine = nn.Parameter(torch.zeros(3))
-    with pytest.raises(UserError, match="blocks.0.attn.bias_of_mine has no role.*add 'bias_of_mine' to ROLES"):
+    with pytest.raises(UserError, match="blocks.0.attn.bias_of_mine has no role.*add 'attn.bias_of_mine' to ROLES"):
         Optimizer(model, tiny_settings(), CPU)
+
+
+def test_the_last_two_parts_of_a_name_come_first(model, monkeypatch):
+    model.blocks[0].mlp.gate = nn.Parameter(torch.zeros(3, 3))  # the gate of a SwiGLU is no vector, as those of the heads are
+    model.blocks[0].mlp.bend = nn.Linear(3, 3)
+    assert role_of("blocks.0.attn.gate") == "vector"
+    for name in ("mlp.gate", "bend.weight", "bend.bias"):
+        with pytest.raises(UserError, match=f"{name} has no role.*add '{name}' to ROLES"):
+            role_of(f"blocks.0.mlp.{name.removeprefix('mlp.')}")
+        monkeypatch.setitem(ROLES, name, "vector" if name.endswith("bias") else "matrix")
+    assert initial_weights(tiny_settings(), model.weights())["blocks.0.mlp.gate"].std() > 0.1
+    monkeypatch.setitem(ROLES, "down.weight", "matrix")
+    assert not initial_weights(tiny_settings(), {"mlp.down.weight": np.ones((3, 3))})["mlp.down.weight"].any()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (), (4, 0)])
+def test_a_matrix_of_another_shape_is_refused_before_training(model, monkeypatch, shape):
+    monkeypatch.setitem(ROLES, "mine", "matrix")
+    model.blocks[0].mine = nn.Parameter(torch.ones(shape))
+    with pytest.raises(UserError, match=r"blocks.0.mine \(.*role matrix takes 2 dimensions"):
+        initial_weights(tiny_settings(), model.weights())
+    monkeypatch.setitem(ROLES, "mine", "vector")
+    assert np.array_equal(initial_weights(tiny_settings(), model.weights())["blocks.0.mine"], np.ones(shape))
 
 
 def test_one_layer_trains(main):
