@@ -168,6 +168,7 @@ def check_settings(s: Settings) -> None:
     for big, small in (("MODEL_DIM", "NUM_HEADS"), ("NUM_HEADS", "NUM_KV_HEADS"), ("TRAIN_BATCH_TOKENS", "TRAIN_SEQ_LEN")):
         a, b = s.values[big], s.values[small]
         if a % b: raise UserError(f"{big}={a} is not divisible by {small}={b}; {nearby(a, 2 * b if small == 'NUM_HEADS' else b)}")
+    if odd := [n for n, x in s.table.items() if type(x.default) is bool]: raise UserError(f"{odd[0]}: let its default be 0 or 1, no bool")
     for name in ("TARGET_BYTES", "CALIBRATION_TOKENS", "BALANCE_TOKENS", "DEAD_ZONE"):
         if s.values[name] and s.QUANT == "clip": raise UserError(f"{name}={s.values[name]} needs QUANT=step; set that, or {name}=0")
     width, stride, length, limit = s.MODEL_DIM, s.EVAL_STRIDE, s.EVAL_SEQ_LEN, s.MAX_WALLCLOCK_SECONDS or s.ITERATIONS
@@ -612,8 +613,7 @@ def squared_gradients(model: GPT, rows: np.ndarray) -> dict[str, float]:
 # Optimizer ============================================================================================================
 def orthogonalize(g: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Quintic Newton-Schulz iteration, rough types will do, towards U V^T of each matrix of (n, r, c) (Jordan et al., Muon, 2024)."""
-    tall = g.size(-2) > g.size(-1)
-    x = (g.mT if tall else g).to(dtype)
+    x = (g.mT if (tall := g.size(-2) > g.size(-1)) else g).to(dtype)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
@@ -916,8 +916,7 @@ def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
         if codec == "rans": whole, raw = True, rans_decode(data, parts) if size <= MAX_RANS_BYTES else b""
         elif codec == "zlib":
             stream = zlib.decompressobj()
-            raw = stream.decompress(data, size + 1)
-            whole = stream.eof and not stream.unused_data
+            raw, whole = stream.decompress(data, size + 1), stream.eof and not stream.unused_data
         else:
             whole = zstandard.get_frame_parameters(data).content_size == size
             raw = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(data, allow_extra_data=False) if whole else b""

@@ -36,6 +36,12 @@ def test_defaults_pass_their_own_checks():
         assert s.sources[name] == "default"
 
 
+def test_a_default_that_would_read_0_as_true_is_refused(monkeypatch):
+    for default in (True, False):
+        monkeypatch.setattr(train_gpt, "SETTINGS", [*train_gpt.SETTINGS, train_gpt.Setting("SWIGLU", default, (0, 1), "a gated MLP")])
+        assert refused("SWIGLU=0") == "SWIGLU: let its default be 0 or 1, no bool"
+
+
 @pytest.mark.parametrize("name", [n for n, x in TABLE.items() if not isinstance(x.default, str)])
 def test_every_number_out_of_range_is_refused(name):
     low, high = TABLE[name].allowed
