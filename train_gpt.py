@@ -590,11 +590,11 @@ class GPT(nn.Module):
 
 @torch.no_grad()
 def second_moments(model: GPT, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """For round_to_grid, the sum of x x^T over the inputs x of each matrix on rows (n, T + 1), by name: (inputs, inputs) float32."""
+    """For round_to_grid, by name, the sum of x x^T over inputs x on rows (n, T + 1) of each matrix that `linear` gets as it is: (c, c)."""
     names, sums, at_once = {id(p): name for name, p in model.named_parameters()}, {}, max(1, 8192 // max(1, rows.shape[-1]))
     def watch(x: Tensor, weights: tuple[Tensor, ...]) -> None:
         added = (flat := x.flatten(0, -2).float()).mT @ flat
-        for name in (names[id(w)] for w in weights): sums[name] = sums.get(name, 0) + added
+        for name in (names[id(w)] for w in weights if id(w) in names): sums[name] = sums.get(name, 0) + added
     WATCH.append(watch)
     try:
         for i in range(0, len(rows), at_once):

@@ -589,13 +589,13 @@ class GPT(nn.Module):
         self.update(tree_unflatten([(name, mx.array(weights[name])) for name in mine]))
 
 def second_moments(model: GPT, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """For round_to_grid, the sum of x x^T over the inputs x of each matrix on rows (n, T + 1), by name: (inputs, inputs) float32."""
+    """For round_to_grid, by name, the sum of x x^T over inputs x on rows (n, T + 1) of each matrix that `linear` gets as it is: (c, c)."""
     names, sums = {id(p): name for name, p in tree_flatten(model.parameters())}, {}
     at_once = max(1, SAFE_MICROBATCH_TOKENS // max(1, rows.shape[-1]))
     def watch(x: mx.array, weights: tuple[mx.array, ...]) -> None:
         flat = x.reshape(-1, x.shape[-1]).astype(mx.float32)
         added = flat.T @ flat
-        for name in (names[id(w)] for w in weights): sums[name] = sums.get(name, 0) + added
+        for name in (names[id(w)] for w in weights if id(w) in names): sums[name] = sums.get(name, 0) + added
     WATCH.append(watch)
     try:
         for i in range(0, len(rows), at_once):

@@ -339,7 +339,7 @@ def test_glances_never_learn(main, tmp_path):
 # -------------------------------------------------------------------------------------------------------- calibration
 
 
-def test_second_moments_are_those_of_the_inputs(lanes):
+def test_second_moments_are_those_of_the_inputs(lanes, monkeypatch):
     model, s = lanes
     rows = np.random.default_rng(0).integers(0, 300, (6, 33))
     moments = train_gpt.second_moments(model, rows)
@@ -350,6 +350,9 @@ def test_second_moments_are_those_of_the_inputs(lanes):
         hidden = model.hidden(torch.from_numpy(rows[:, :-1])).flatten(0, 1).double()
     np.testing.assert_allclose(moments["embed"], (hidden.mT @ hidden).numpy(), rtol=1e-3, atol=1e-2)
     assert np.array_equal(moments["blocks.0.attn.q"], moments["blocks.0.attn.v"])
+    mlp, linear = model.blocks[0].mlp, train_gpt.linear
+    monkeypatch.setattr(mlp, "forward", lambda x, scale: linear(linear(x, mlp.up * 1), mlp.down))
+    assert moments.keys() - train_gpt.second_moments(model, rows).keys() == {"blocks.0.mlp.up"}  # `up` is no parameter as it is used there
     assert train_gpt.second_moments(model, rows[:0]) == train_gpt.second_moments(model, np.array([], np.int32)) == {}
 
 
