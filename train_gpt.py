@@ -586,7 +586,7 @@ class GPT(nn.Module):
         if {n: tuple(p.shape) for n, p in mine.items()} != {n: w.shape for n, w in weights.items()}:
             names = ", ".join(sorted(mine.keys() ^ weights.keys())[:5]) or "no name, but in shapes"
             raise UserError(f"the weights do not fit the model these settings build; they differ in {names}")
-        for name, p in mine.items(): p.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+        for name, p in mine.items(): p.copy_(torch.from_numpy(np.array(weights[name])))
 
 @torch.no_grad()
 def second_moments(model: GPT, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -159,6 +159,15 @@ def test_every_parameter_is_in_exactly_one_optimizer_and_moves(model):
     assert set(ROLES.values()) == {"matrix", "embed", "table", "vector"} == {role_of(n) for n in before}
 
 
+def test_a_parameter_that_is_a_single_number_goes_the_whole_way(model, monkeypatch):
+    monkeypatch.setitem(ROLES, "share", "vector")
+    model.share, s = nn.Parameter(torch.tensor(0.5)), tiny_settings(QUANT="step", CODEC="rans")
+    weights = train_gpt.decode_artifact(train_gpt.encode_artifact(initial_weights(s, model.weights()), s))[1]
+    nn.init.zeros_(model.share)
+    model.load_weights(weights)
+    assert model.share.item() == 0.5 and model.share.shape == ()
+
+
 def test_a_role_of_ones_own_is_trained(model, monkeypatch):
     monkeypatch.setitem(ROLES, "head", "head")
     model.head = nn.Parameter(torch.ones(4, 3))
