@@ -279,8 +279,7 @@ def resolve_device(s: Settings) -> Runtime:
         compiler = any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
         if s.COMPILE == "on" and not compiler: notes.append("COMPILE=on, but there is no C++ compiler: running without torch.compile")
         return Runtime(torch.device("cpu"), dtype if s.PRECISION == "bf16" else torch.float32, s.COMPILE == "on" and compiler, notes)
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    capability = torch.cuda.get_device_capability(device)
+    capability = torch.cuda.get_device_capability(device := torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))))
     if dtype is torch.bfloat16 and capability < (8, 0):
         notes.append(f"compute capability {capability} has no fast bf16: running in fp32")
         dtype = torch.float32
@@ -606,7 +605,7 @@ def squared_gradients(model: GPT, rows: np.ndarray) -> dict[str, float]:
     sums = {name: torch.zeros((), device=p.device) for name, p in model.named_parameters() if p.numel()}
     for row in torch.from_numpy(rows).long().to(model.embed.device)[:, None]:
         model.nats(row[:, :-1], row[:, 1:], row.size(1) - 1).mean().backward()
-        for name, total in sums.items(): total += model.get_parameter(name).grad.square().mean()
+        for name, total in sums.items(): total += 0 if (grad := model.get_parameter(name).grad) is None else grad.square().mean()
         model.zero_grad()
     return {name: float(total) for name, total in sums.items()}
 
@@ -644,6 +643,7 @@ class Optimizer:
     def step(self, step: int, lr_scale: float) -> None:
         """One update from the gradients, which are then cleared. `step` counts from 0."""
         s, mu, lr, pushes = self.s, muon_momentum(self.s, step), self.s.MATRIX_LR * lr_scale, []
+        if idle := [n for n, p in self.params.items() if p.grad is None]: raise UserError(f"{idle[0]} gets no gradient: use it or drop it")
         if s.GRAD_CLIP_NORM: nn.utils.clip_grad_norm_(self.params.values(), s.GRAD_CLIP_NORM, foreach=True)
         for shape, names in self.stacks.items():
             grad = torch.stack([self.params[n].grad for n in names])

@@ -168,6 +168,15 @@ def test_a_parameter_that_is_a_single_number_goes_the_whole_way(model, monkeypat
     assert model.share.item() == 0.5 and model.share.shape == ()
 
 
+def test_a_parameter_that_nothing_uses_is_named(model, monkeypatch):
+    monkeypatch.setitem(ROLES, "share", "vector")
+    model.blocks[0].attn.share = nn.Parameter(torch.ones(1))  # of values with those of the first block, which has none before it
+    assert train_gpt.squared_gradients(model, np.ones((1, 9), np.int32))["blocks.0.attn.share"] == 0
+    stepper = train_gpt.Stepper(tiny_settings(), CPU, model)
+    with pytest.raises(UserError, match="blocks.0.attn.share gets no gradient: use it"):
+        stepper.launch(0, torch.ones(1, 9, dtype=torch.int32), 1.0)
+
+
 def test_a_role_of_ones_own_is_trained(model, monkeypatch):
     monkeypatch.setitem(ROLES, "head", "head")
     model.head = nn.Parameter(torch.ones(4, 3))
