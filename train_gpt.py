@@ -464,8 +464,7 @@ def convolve(x: Tensor, taps: Tensor) -> Tensor:
     return x + sum(torch.roll(tap * x * (left > back), back, 1) for back, tap in enumerate(taps.to(x.dtype), 1))
 def rotary_table(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
-    frequency = base ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angle = torch.outer(torch.arange(length, dtype=torch.float64), frequency)
+    angle = torch.outer(torch.arange(length, dtype=torch.float64), base ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim))
     return angle.cos().float().to(device), angle.sin().float().to(device)
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the two halves of each head, a and b, by its position: (…, head_dim) -> a cos - b sin, b cos + a sin."""
@@ -551,7 +550,7 @@ class GPT(nn.Module):
             self.bigram_up = nn.Parameter(torch.empty(s.MODEL_DIM, s.BIGRAM_DIM))
         if s.SMEAR: self.smear = nn.Parameter(torch.zeros(s.MODEL_DIM))
         self.skips = nn.Parameter(torch.ones(s.NUM_LAYERS // 2, s.MODEL_DIM))
-        self.to(runtime.device)
+        self.to(runtime.device).eval()  # training alone switches on what nn.Dropout and its like do: Stepper.launch
         length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)), 2)
         for name, table in zip(("cos", "sin"), rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE, runtime.device)):
             self.register_buffer(name, table, persistent=False)
@@ -1184,15 +1183,16 @@ class Stepper:
     def launch(self, step: int, batch: Tensor, scale: float) -> tuple[Tensor, torch.cuda.Event | None]:
         """Train on a batch, (sequences, TRAIN_SEQ_LEN + 1) int32; the loss comes later, by `finish`."""
         batch, total = batch.to(self.runtime.device, non_blocking=True).long(), torch.zeros((), device=self.runtime.device)
+        self.model.train()
         for part in batch.split(max(1, self.s.MICROBATCH_TOKENS // self.s.TRAIN_SEQ_LEN) if self.s.MICROBATCH_TOKENS else len(batch)):
-            loss = self.nats(part[:, :-1], part[:, 1:], part.size(1) - 1).mean() * (len(part) / len(batch))
-            loss.backward()
+            (loss := self.nats(part[:, :-1], part[:, 1:], part.size(1) - 1).mean() * (len(part) / len(batch))).backward()
             total += loss.detach()
         if self.runtime.world > 1:
             values = [p.grad for p in self.model.parameters() if p.numel()] + [total]
             flat = torch.cat([v.flatten() for v in values]) / self.runtime.world
             dist.all_reduce(flat)
             for v, mean in zip(values, flat.split([v.numel() for v in values])): v.copy_(mean.view_as(v))
+        self.model.eval()
         self.optimizer.step(step, scale)
         if not self.runtime.cuda: return total, None
         return torch.empty((), pin_memory=True).copy_(total, non_blocking=True), torch.cuda.current_stream().record_event()

@@ -554,6 +554,7 @@ class GPT(nn.Module):
         self.skips = mx.ones((s.NUM_LAYERS // 2, s.MODEL_DIM))
         length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)), 2)
         self._rotary = rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE)  # MLX counts no `_name` as a parameter
+        self.eval()  # training alone switches on what nn.Dropout and its like do: Stepper.launch
     def hidden(self, tokens: mx.array) -> mx.array:
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
         T = tokens.shape[1]
@@ -1191,13 +1192,14 @@ class Stepper:
         return batch
     def launch(self, step: int, batch: np.ndarray, scale: float) -> mx.array:
         """Train on a batch, (sequences, TRAIN_SEQ_LEN + 1) int32. Each part is computed before the next one is planned."""
+        self.model.train()
         sums = [mx.zeros(shape) for shape in self.shapes]  # loss, then a gradient for each parameter
         for first in range(0, len(batch), self.rows):
             part = batch[first : first + self.rows]
             sums = self.add_part(sums, mx.array(part), mx.array(len(part) / len(batch)))
             mx.eval(sums)
         self.update(sums, self.optimizer.rates(step, scale))
-        mx.eval(self.model.state, self.optimizer.state)
+        mx.eval(self.model.eval().state, self.optimizer.state)
         return sums[0]
     def finish(self, launched: mx.array) -> float:
         """The mean loss of a launched step."""

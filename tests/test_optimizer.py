@@ -177,6 +177,18 @@ def test_a_parameter_that_nothing_uses_is_named(model, monkeypatch):
         stepper.launch(0, torch.ones(1, 9, dtype=torch.int32), 1.0)
 
 
+def test_dropout_is_for_training_alone(model, monkeypatch):
+    """The switch that nn.Dropout looks at: off in a new model, as the referee makes one too, and on in the passes of a step only."""
+    rows, seen = torch.ones(2, 9, dtype=torch.int32), []
+    assert not model.training and not any(m.training for m in model.modules())
+    monkeypatch.setattr(model, "nats", lambda *a, real=model.nats: seen.append(model.blocks[0].mlp.training) or real(*a))
+    stepper = train_gpt.Stepper(tiny_settings(MICROBATCH_TOKENS=9), CPU, model)
+    for step in range(2):
+        stepper.launch(step, rows, 1.0)
+        train_gpt.squared_gradients(model, np.ones((1, 9), np.int32))
+    assert seen == [True, True, False] * 2
+
+
 def test_a_role_of_ones_own_is_trained(model, monkeypatch):
     monkeypatch.setitem(ROLES, "head", "head")
     model.head = nn.Parameter(torch.ones(4, 3))

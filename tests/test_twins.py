@@ -279,6 +279,19 @@ def test_hashed_pairs_of_the_largest_ids(both, rows):
         np.testing.assert_array_equal(np.flatnonzero(g), expected)
 
 
+def test_dropout_is_for_training_alone_in_mlx_too(both, monkeypatch):
+    pair, seen = Pair(both), []
+    model, (_, s), (_, runtime) = pair.models[1], pair.settings, pair.runtimes
+    real = type(model).nats
+    monkeypatch.setattr(type(model), "nats", lambda self, *a: seen.append(self.blocks[0].training) or real(self, *a))
+    stepper = both[1].Stepper(s, runtime, model)
+    for step in range(2):
+        assert not model.training
+        stepper.launch(step, pair.tokens(), 1.0)
+        both[1].squared_gradients(model, pair.tokens()[:1])
+    assert seen == [True, False] * 2
+
+
 def test_second_moments(both):
     pair = Pair(both, *SHAPES["lanes"])
     rows = np.concatenate([pair.tokens() for _ in range(2)])
