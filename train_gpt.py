@@ -241,8 +241,9 @@ class Runtime:
     def about(self) -> dict[str, str]:
         name = torch.cuda.get_device_name(self.device) if self.cuda else f"CPU, {torch.get_num_threads()} threads"
         return {"device": name, "precision": str(self.dtype).removeprefix("torch."), "torch": torch.__version__}
-    def start(self) -> None:
-        """Set this process's device up and, under torchrun, join the other processes."""
+    def start(self, seed: int = 0) -> None:
+        """Set this process's device up and, under torchrun, join the other processes. `seed`: of what a model draws by itself."""
+        torch.manual_seed(seed)
         if self.cuda: torch.cuda.set_device(self.device)
         else: torch.set_flush_denormal(True)
         if self.compile and not self.cuda and sys.platform == "linux":  # then C++ calls the kernels, not Python: 5% of a step
@@ -1228,7 +1229,7 @@ class Run:
     def __init__(self, args: argparse.Namespace, s: Settings, log: Log):
         self.s, self.log, self.clock, self.folder = s, log, Clock(), Path(args.resume) if args.resume else None
         self.runtime = resolve_device(s)
-        self.runtime.start()
+        self.runtime.start(s.SEED)
         log.enabled = self.runtime.rank == 0
         for line in s.warnings + self.runtime.notes: log(f"note: {line}")
         with self.clock.span("setup"): self.data = load_data(s, log, with_train=not args.eval_only)

@@ -244,13 +244,13 @@ class Runtime:
     def about(self) -> dict[str, str]:
         name = str(mx.device_info(self.device).get("device_name", self.device.type)) + ", CPU" * (not self.gpu)
         return {"device": name, "precision": str(self.dtype).removeprefix("mlx.core."), "mlx": mx.__version__}
-    def start(self) -> None:
-        """Set this process's device and memory limits."""
+    def start(self, seed: int = 0) -> None:
+        """Set this process's device and memory limits. `seed`: of what a model draws by itself."""
+        mx.random.seed(seed)
         mx.set_default_device(self.device)
         mx.set_cache_limit(self.cache_bytes)
         if self.limit_bytes: mx.set_memory_limit(self.limit_bytes)
-    def synchronize(self) -> None:
-        mx.synchronize()
+    def synchronize(self) -> None: mx.synchronize()
     def memory(self) -> tuple[int, float]:
         """Most bytes held so far, and how many the system lets MLX hold before it slows down (where it says so)."""
         if self.gpu: return mx.get_peak_memory(), mx.device_info(self.device).get("max_recommended_working_set_size", math.inf)
@@ -1229,7 +1229,7 @@ class Run:
     def __init__(self, args: argparse.Namespace, s: Settings, log: Log):
         self.s, self.log, self.clock, self.folder = s, log, Clock(), Path(args.resume) if args.resume else None
         self.runtime = resolve_device(s)
-        self.runtime.start()
+        self.runtime.start(s.SEED)
         log.enabled = self.runtime.rank == 0
         for line in s.warnings + self.runtime.notes: log(f"note: {line}")
         with self.clock.span("setup"): self.data = load_data(s, log, with_train=not args.eval_only)

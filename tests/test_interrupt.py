@@ -223,8 +223,8 @@ def test_the_clock_is_kept_with_steps_in_flight(main, tmp_path, monkeypatch, in_
         clock.now = max(clock.now, done_at)
         return 1.0
 
-    def start_with_flights(runtime):
-        start(runtime)
+    def start_with_flights(runtime, seed):
+        start(runtime, seed)
         runtime.steps_in_flight = in_flight
 
     monkeypatch.setattr(train_gpt, "time", clock)

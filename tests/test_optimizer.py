@@ -235,6 +235,15 @@ def test_one_layer_trains(main):
 # ------------------------------------------------------------------------------------------------------ the start
 
 
+def test_what_a_model_draws_by_itself_is_the_seeds(main, monkeypatch):
+    """As the bias of an nn.Linear, which is a vector and starts as it is."""
+    drawn, real = [], GPT.__init__
+    monkeypatch.setattr(GPT, "__init__", lambda *args: drawn.append(torch.rand(()).item()) or real(*args))
+    for seed in (1, 1, 2):
+        assert main("--check", SEED=seed).code == 0
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 def test_initial_weights_are_the_seeds():
     s = tiny_settings(BIGRAM_ROWS=40)
     a, b, c = (initial_weights(x, GPT(x, CPU).weights()) for x in (s, s, tiny_settings(SEED=2, BIGRAM_ROWS=40)))
