@@ -426,8 +426,7 @@ def sha256_of(data: np.ndarray | bytes) -> str:
 
 # Model ================================================================================================================
 # shared: begin roles
-# Last part of a parameter's name, or its last two, which come first -> role; a role decides start, optimizer, learning rate and bits.
-ROLES = {"embed": "embed", "bigram": "table"}
+ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name, or last two -> role: start, optimizer, rate and bits
 ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down", "bigram_up"], "matrix")
 ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips", "smear", "attn.gate", "attn_conv", "mlp_conv"], "vector")
 def role_of(name: str) -> str:
@@ -1372,7 +1371,8 @@ class Run:
         check_settings(self.s)
         if (pieces := len(self.data.table.base_bytes)) != self.s.VOCAB_SIZE:
             raise UserError(f"{path} has VOCAB_SIZE={self.s.VOCAB_SIZE}, but TOKENIZER_PATH={self.s.TOKENIZER_PATH} {pieces} pieces")
-        if sum(w.size for w in weights.values()) < 2 * self.s.NUM_LAYERS * self.s.MODEL_DIM**2 + self.s.BIGRAM_ROWS * self.s.BIGRAM_DIM:
+        large = 2 * self.s.NUM_LAYERS * self.s.MODEL_DIM**2 + self.s.BIGRAM_ROWS * self.s.BIGRAM_DIM  # where no blocks share their weights
+        if max(1 << 24, sum(w.size for w in weights.values())) < large:
             raise UserError(f"{path} holds fewer weights than the model of its own header")  # before anything that large is made
         model = GPT(self.s, self.runtime)
         model.load_weights(weights)

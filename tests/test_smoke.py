@@ -296,6 +296,13 @@ def test_a_small_artifact_makes_no_large_model(main, tmp_path, size):
     assert done.code == 2 and "fewer weights than the model of its own header" in done.err
 
 
+def test_a_model_may_use_its_weights_again_and_again(main, monkeypatch):
+    """Blocks of a loop share theirs: 40 deep, it has fewer than 2 * NUM_LAYERS * MODEL_DIM**2."""
+    monkeypatch.setattr(train_gpt.nn, "ModuleList", lambda blocks, real=train_gpt.nn.ModuleList: real([next(blocks)] * 40))
+    done = main(NUM_LAYERS=40, ITERATIONS=1, TRAIN_BATCH_TOKENS=32, VAL_TOKENS=100, GAP_TOKENS=10, MODEL_DIM=64)
+    assert done.code == 0, done.out + done.err
+
+
 def test_an_artifact_of_another_vocabulary_is_refused(main, finished, tmp_path):
     settings, weights = decode_artifact((finished[0] / "artifact.bin").read_bytes())
     s = train_gpt.load_settings([f"{k}={v}" for k, v in (settings | {"VOCAB_SIZE": 200}).items()], {})
