@@ -963,14 +963,14 @@ def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict 
     header = {"model": {key: getattr(s, key) for key in MODEL_KEYS + LATER_KEYS}, "tensors": tensors}
     header_bytes = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     payload = compress(raw, s.CODEC, sections(tensors))
-    version, rest = 1 + (s.QUANT == "step" or s.CODEC == "rans"), (len(header_bytes), len(payload), len(raw), zlib.crc32(raw))
+    version, rest = 1 + (s.QUANT == "step" or CODECS.index(s.CODEC) > 1), (len(header_bytes), len(payload), len(raw), zlib.crc32(raw))
     return ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, version, CODECS.index(s.CODEC), 0, *rest) + header_bytes + payload
 def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     """(model settings, float32 weights by name) of an artifact. Every length is checked before it is used. Raises ArtifactError."""
     if len(data) < ARTIFACT_PREFIX.size:
         raise ArtifactError(f"{len(data)} bytes are too few for an artifact; the file is cut or is something else")
     magic, version, codec, zero, header_size, payload_size, raw_size, crc = ARTIFACT_PREFIX.unpack_from(data)
-    if magic != ARTIFACT_MAGIC or version not in (1, 2) or codec > version or zero:
+    if magic != ARTIFACT_MAGIC or version not in (1, 2) or codec >= (2, len(CODECS))[version - 1] or zero:
         raise ArtifactError(f"not an artifact of version 1 or 2: it begins with {data[:8]!r}")
     want = ARTIFACT_PREFIX.size + header_size + payload_size
     if header_size > MAX_HEADER_BYTES or raw_size > MAX_RAW_BYTES or len(data) != want:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import lzma
 import re
 import struct
 import sys
@@ -248,6 +249,17 @@ def test_example_on_the_page_is_the_golden_file():
         f"The first weight is {step:.6g} x {symbols[0]} = {step * symbols[0]:.6g}.",
     ):
         assert text in page
+
+
+@pytest.mark.parametrize("quant", ["clip", "step"])
+def test_a_codec_of_ones_own_is_written_and_read(monkeypatch, quant):
+    s = export_settings(QUANT=quant)
+    want, s.values["CODEC"] = decode_artifact(encode_artifact(some_weights(), s))[1], "lzma"
+    monkeypatch.setattr(train_gpt, "CODECS", (*train_gpt.CODECS, "lzma"))
+    monkeypatch.setattr(train_gpt, "compress", lambda raw, codec, parts: {"lzma": lzma.compress}[codec](raw))
+    monkeypatch.setattr(train_gpt, "decompress", lambda data, codec, size, parts: {"lzma": lzma.decompress}[codec](data))
+    data = encode_artifact(some_weights(), s)
+    assert data[4:6] == bytes([2, 3]) and all(np.array_equal(w, want[n]) for n, w in decode_artifact(data)[1].items())
 
 
 @pytest.mark.parametrize("codec", ["zlib", "zstd", "rans"])
