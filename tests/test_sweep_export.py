@@ -67,3 +67,13 @@ def test_a_run_of_an_older_trainer_is_refused(finished, tmp_path, monkeypatch, c
     source.write_text(source.read_text(encoding="utf-8").replace("balanced_steps", "former_steps"), encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["sweep_export.py", str(tmp_path / "x")])
     assert sweep_export.main() == 2 and "from before BALANCE_TOKENS" in capsys.readouterr().err
+
+
+def test_a_trainer_whose_embedding_has_no_step(finished_lanes, tmp_path, capsys):
+    """In float16, say: the factor is that of whatever has one."""
+    shutil.copytree(finished_lanes[0], tmp_path / "x")
+    source = tmp_path / "x" / "train_gpt.py"
+    text = source.read_text(encoding="utf-8")
+    source.write_text(text.replace('"embed": clip * s.BITS_EMBED', '"embed": 16'), encoding="utf-8")
+    _, rows = table(capsys, tmp_path / "x", targets=100)
+    assert '"embed": 16' in source.read_text(encoding="utf-8") and re.fullmatch(r"\d+ \(steps x \d\.\d+\)", rows[0][0])
