@@ -53,6 +53,14 @@ def test_settings_are_written_as_the_trainer_writes_them(finished):
     assert settings.as_env() == settings_text(facts) and 'AUX_VAL="a=/x y #1/z*.bin"\n' in settings_text(facts)
 
 
+def test_what_a_trainer_says_more_of_its_data_may_change(finished):
+    """As the length of its rows; what the checks read of the data lines may not."""
+    text = (finished[0] / "train.log").read_text()
+    more = text.replace("\nsize ", "\ndata rows:128\ndata rows:256\nsize ")
+    assert more != text and parse_log(more).twice == parse_log(text).twice == []
+    assert parse_log(text.replace("\nsize ", "\ndata val_bytes:9\nsize ")).twice == ["data"]
+
+
 def test_several_seeds_and_a_control(seeds, finished, tmp_path):
     control = [reseed(finished[0], tmp_path / f"c{seed}", seed, change, cuda=True) for seed, change in ((7, 0.049), (8, 0.051))]
     folder = make_folder(tmp_path / "records", seeds, RECORD, controls=control)

@@ -25,6 +25,7 @@ FINAL = "final_sliding_window_exact"
 # what a run says once, and once more each time it goes on
 ONCE = re.compile(r"(trained steps|size code_bytes|total_submission_size|scored val_loss|peak_memory_bytes)(?=[:_ ])")
 EPOCHS = ("epoch", "begins_at_step")
+DATA_NUMBERS = ("train_tokens", "val_targets", "val_bytes", "val_documents", "tokenizer_bytes")  # a trainer may say more of its data
 
 
 class LogError(Exception):
@@ -140,7 +141,7 @@ def parse_log(text: str) -> LogFacts:
             rest = line[m.end() :]
             row = numbers(rest)
             before = by_label.setdefault(m[1], {})
-            if m[1] == "data" and any(before.get(k, row[k]) != row[k] for k in row if k not in EPOCHS):
+            if m[1] == "data" and any(before.get(k, row[k]) != row[k] for k in row if k in DATA_NUMBERS):
                 contradicted = ["data"]
             before.update(row)
             if m[1] == "resumed" and {"step", "train_s"} <= row.keys():
