@@ -30,7 +30,6 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # a GPU's products 
 import atexit, importlib.util, torch, torch.nn.functional as F
 from torch import Tensor, distributed as dist, nn
 from torch.optim.adam import adam
-
 # Settings =============================================================================================================
 # shared: begin settings
 SOURCE = Path(__file__).read_bytes()  # what runs, whatever becomes of the file meanwhile
@@ -105,11 +104,12 @@ COMMON_SETTINGS = [
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
     Setting("NGRAM_CACHE", 0, (0, 16), "scoring also asks what followed the last 1 to so many tokens before (0.5 kB a token); 0: no"),
     Setting("TTT_LR", 0.0, (0.0, 0.01), "test-time training on each window once it is scored: Adam learning rate; 0: none"),
+    Setting("TTT_DOC_LR", 0.0, (0.0, 0.01), "added to TTT_LR for what is forgotten again when the document ends; 0: nothing is"),
     Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets, in whole windows, scored before export too: the export gap"),
 ]
 # What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
 MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
-LATER_KEYS = "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT NGRAM_CACHE TTT_LR".split()
+LATER_KEYS = "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT NGRAM_CACHE TTT_LR TTT_DOC_LR".split()
 FORMER_KEYS = {x.name for x in COMMON_SETTINGS if re.match("ADAM|MUON|GRAD|(MATRIX|EMBED|VECTOR)_LR", x.name)}  # older headers: unused
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
@@ -216,7 +216,6 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
     check_settings(s)
     return s
 # shared: end settings
-
 BACKEND_SETTINGS = [
     Setting("DEVICE", "auto", "auto|cuda|cpu", "where to run; auto: CUDA if there is one"),
     Setting("COMPILE", "auto", "auto|on|off", "torch.compile; auto: on CUDA, with CUDA graphs; on: without them, and on CPUs (a minute)"),
@@ -288,7 +287,6 @@ def resolve_device(s: Settings) -> Runtime:
     if use_compile and not triton: notes.append(f"no Triton (capability {capability}, {platform.system()}): running without torch.compile")
     graphs = s.COMPILE == "auto" and triton and Runtime.world == 1 and not 0 < s.MICROBATCH_TOKENS < s.TRAIN_BATCH_TOKENS
     return Runtime(device, dtype, use_compile and triton, notes, graphs)
-
 # Shards and batches ===================================================================================================
 # shared: begin shards
 SHARD_MAGIC, SHARD_VERSION, SHARD_HEADER_BYTES = 20240520, 1, 1024
@@ -366,7 +364,6 @@ def prefetch(make: Callable[[int], object], first: int, depth: int = 3) -> Itera
             ahead.append(pool.submit(make, i))
             yield ahead.popleft().result()
 # shared: end shards
-
 # Bytes per token ======================================================================================================
 # shared: begin bytes
 @dataclasses.dataclass
@@ -423,7 +420,6 @@ def bits_per_byte(nats: np.ndarray, target_bytes: np.ndarray) -> tuple[float, fl
 def sha256_of(data: np.ndarray | bytes) -> str:
     return hashlib.sha256(np.ascontiguousarray(data).tobytes() if isinstance(data, np.ndarray) else data).hexdigest()
 # shared: end bytes
-
 # Model ================================================================================================================
 # shared: begin roles
 ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name, or last two -> role: start, optimizer, rate and bits
@@ -445,7 +441,6 @@ def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np
         else: start[name] = rng.standard_normal(value.shape) * (s.EMBED_INIT_STD if role == "embed" else value.shape[1] ** -0.5)
     return {name: value.astype(np.float32) for name, value in start.items()}
 # shared: end roles
-
 def norm(x: Tensor) -> Tensor:
     """Root-mean-square norm over the last dimension, without weights."""
     return F.rms_norm(x, (x.size(-1),), eps=1e-6)
@@ -607,7 +602,6 @@ def squared_gradients(model: GPT, rows: np.ndarray) -> dict[str, float]:
         for name, total in sums.items(): total += 0 if (grad := model.get_parameter(name).grad) is None else grad.square().mean()
         model.zero_grad()
     return {name: float(total) for name, total in sums.items()}
-
 # Optimizer ============================================================================================================
 def orthogonalize(g: Tensor, steps: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Quintic Newton-Schulz iteration, rough types will do, towards U V^T of each matrix of (n, r, c) (Jordan et al., Muon, 2024)."""
@@ -663,7 +657,6 @@ class Optimizer:
         """The live state by name: what a checkpoint holds beside the weights."""
         stacks = {f"momentum/{rows}x{columns}": m for (rows, columns), m in self.momentum.items()}
         return stacks | {f"{which}/{n}": m for n, pair in self.moments.items() for which, m in zip(("first", "second"), pair)}
-
 # Schedule =============================================================================================================
 # shared: begin schedule
 def lr_scale(s: Settings, step: int, progress: float) -> float:
@@ -677,7 +670,6 @@ def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: f
     by_clock = train_seconds / max(s.MAX_WALLCLOCK_SECONDS - reserve_seconds, 1e-9) if s.MAX_WALLCLOCK_SECONDS else 0.0
     return min(1.0, max(step / s.ITERATIONS if s.ITERATIONS else 0.0, by_clock))
 # shared: end schedule
-
 # Scoring windows ======================================================================================================
 # shared: begin windows
 def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -698,7 +690,6 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
         else: groups.append(([start], end - start, end - first))
     return [(np.array(starts), length, last) for starts, length, last in groups]
 # shared: end windows
-
 # Cache of what the stream has said ====================================================================================
 # shared: begin cache
 CACHE_LATEST, CACHE_FAR, CACHE_OWN = 8, 8 ** np.arange(1, 6), 4  # places that count; steps of distance; lengths looked up by document too
@@ -769,17 +760,27 @@ def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, 
     for z in (slice(first, end) for _, end, first in score_windows(n, seq_len, stride)): mixed[z], _ = learn(nats, z)
     return mixed
 # shared: end cache
-
 class Learner(torch.optim.Adam):
-    """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432)."""
-    def __init__(self, model: GPT, lr: float): super().__init__([p for p in model.parameters() if p.numel()], lr, (0.0, 0.99), 0.001)
-    def learn(self, nats: Tensor, own: np.ndarray) -> None:
-        """Learn from targets that are scored: the model's nats (n,), and its part in each mixture (n,), as the cache knows the rest."""
+    """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432).
+    Of what each step moves, the share of `lr` lasts, and that of `doc_lr` is taken back when the document ends."""
+    def __init__(self, model: GPT, lr: float, doc_lr: float = 0.0):
+        super().__init__([p for p in model.parameters() if p.numel()], lr + doc_lr, (0.0, 0.99), 0.001)
+        self.weights, self.share = [p.data for p in model.parameters() if p.numel()], lr / (lr + doc_lr)
+        self.lasting = [w.clone() for w in self.weights]
+    def learn(self, nats: Tensor, own: np.ndarray, begins: np.ndarray) -> None:
+        """Learn from targets that are scored: the model's nats, its part in each mixture, as the cache knows the rest, and whether each is
+        the first of a document, (n,) all."""
+        before, ended = [w.clone() for w in self.weights], self.share < 1 and begins.any()
+        if ended: own = own * (np.arange(len(own)) >= np.flatnonzero(begins)[-1])  # only from the document that goes on
         torch.use_deterministic_algorithms(True, warn_only=True)  # else a GPU adds up in another order, and scores otherwise, each time
         (nats * torch.from_numpy(own).to(nats)).mean().backward()
         torch.use_deterministic_algorithms(False)
         self.step()
         self.zero_grad()
+        if self.share < 1:
+            moved = torch._foreach_sub(self.weights, before)
+            if ended: torch._foreach_copy_(self.weights, torch._foreach_add(self.lasting, moved))
+            torch._foreach_add_(self.lasting, moved, alpha=self.share)
 def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0,
           ttt: float = 0) -> np.ndarray:
     """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past its window. With `ttt`, the model learns
@@ -790,7 +791,7 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others, or a few, are not worth a compilation
     compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and not ttt and len(batches) > 256 else model.nats
     if compiled != model.nats: torch._dynamo.config.suppress_errors = True  # what fails to compile is scored without
-    learner, weights = (Learner(model, ttt), model.weights()) if ttt else (None, {})
+    learner, weights = (Learner(model, ttt, s.TTT_DOC_LR), model.weights()) if ttt else (None, {})
     mix = cache_beside(tokens[: end + 1], s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats[z], np.ones_like(nats[z]))
     mine = batches if ttt else batches[r.rank :: r.world]
     with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):
@@ -801,13 +802,12 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
             nats[where] = values.detach().view(-1, last).cpu().numpy()
             if learner:
                 nats[where[0]], own = mix(nats, where[0])
-                learner.learn(values, own)
+                learner.learn(values, own, tokens[where[0]] == BOS)
             bar(values.numel())
     if learner: model.load_weights(weights)
     elif r.world > 1: dist.all_reduce(torch.from_numpy(nats), group=r.control)  # each position is scored by one rank and 0 elsewhere
     nats[end:] = np.nan
     return with_cache(nats, tokens, seq_len, stride, s.NGRAM_CACHE) if s.NGRAM_CACHE and not ttt else nats
-
 # Artifact: encode and decode ==========================================================================================
 # shared: begin artifact
 # Layout (docs/artifact_format.md): prefix | header, JSON in zlib | payload, compressed by the codec.
@@ -1015,7 +1015,6 @@ def forecast_bytes(weights: dict, s: Settings, code_bytes: int = 0, hessians: di
     filled = {n: w if w.any() else rng.standard_normal(w.shape).astype(np.float32) for n, w in weights.items()}
     return len(fit_artifact(filled, s, code_bytes, hessians, powers)[1])
 # shared: end artifact
-
 # Logging and the run folder ===========================================================================================
 # shared: begin logging
 def atomic_write(path: Path, write: Callable) -> None:
@@ -1169,7 +1168,6 @@ def xz_bits_per_byte(tokens: np.ndarray, table: ByteTable) -> float:
     text = b"\n".join(table.decode([tokens[a + 1 : b].tolist() for a, b in zip(bounds[:-1], bounds[1:])]))
     return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
 # shared: end logging
-
 # Main: set up, warm up, train, export, score ==========================================================================
 class Stepper:
     """One optimizer step after another: forward and backward passes, gradients over all devices, update."""
@@ -1185,7 +1183,8 @@ class Stepper:
         batch, total = batch.to(self.runtime.device, non_blocking=True).long(), torch.zeros((), device=self.runtime.device)
         self.model.train()
         for part in batch.split(max(1, self.s.MICROBATCH_TOKENS // self.s.TRAIN_SEQ_LEN) if self.s.MICROBATCH_TOKENS else len(batch)):
-            (loss := self.nats(part[:, :-1], part[:, 1:], part.size(1) - 1).mean() * (len(part) / len(batch))).backward()
+            loss = self.nats(part[:, :-1], part[:, 1:], part.size(1) - 1).mean() * (len(part) / len(batch))
+            loss.backward()
             total += loss.detach()
         if self.runtime.world > 1:
             values = [p.grad for p in self.model.parameters() if p.numel()] + [total]

@@ -27,8 +27,7 @@ except ImportError as e: sys.exit(print(f"error: {e} ({sys.executable}); type: s
 # shared: end imports
 import mlx.core as mx
 from mlx import nn, optimizers
-from mlx.utils import tree_flatten, tree_unflatten
-
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 # Settings =============================================================================================================
 # shared: begin settings
 SOURCE = Path(__file__).read_bytes()  # what runs, whatever becomes of the file meanwhile
@@ -103,11 +102,12 @@ COMMON_SETTINGS = [
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
     Setting("NGRAM_CACHE", 0, (0, 16), "scoring also asks what followed the last 1 to so many tokens before (0.5 kB a token); 0: no"),
     Setting("TTT_LR", 0.0, (0.0, 0.01), "test-time training on each window once it is scored: Adam learning rate; 0: none"),
+    Setting("TTT_DOC_LR", 0.0, (0.0, 0.01), "added to TTT_LR for what is forgotten again when the document ends; 0: nothing is"),
     Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets, in whole windows, scored before export too: the export gap"),
 ]
 # What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
 MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
-LATER_KEYS = "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT NGRAM_CACHE TTT_LR".split()
+LATER_KEYS = "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT NGRAM_CACHE TTT_LR TTT_DOC_LR".split()
 FORMER_KEYS = {x.name for x in COMMON_SETTINGS if re.match("ADAM|MUON|GRAD|(MATRIX|EMBED|VECTOR)_LR", x.name)}  # older headers: unused
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
@@ -214,7 +214,6 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
     check_settings(s)
     return s
 # shared: end settings
-
 BACKEND_SETTINGS = [
     Setting("DEVICE", "auto", "auto|gpu|cpu", "where to run; auto: the GPU if MLX has one. Other names because MLX has no CUDA"),
     Setting("COMPILE", "auto", "auto|on|off", "mx.compile; auto: on the GPU only, because a CPU calls a C++ compiler for it"),
@@ -275,7 +274,6 @@ def resolve_device(s: Settings) -> Runtime:
             use_compile = False
     device = mx.Device(mx.gpu if gpu else mx.cpu, 0)
     return Runtime(device, dtype, use_compile, notes, s.CACHE_LIMIT_MB * 2**20, s.MEMORY_LIMIT_MB * 2**20)
-
 # Shards and batches ===================================================================================================
 # shared: begin shards
 SHARD_MAGIC, SHARD_VERSION, SHARD_HEADER_BYTES = 20240520, 1, 1024
@@ -353,7 +351,6 @@ def prefetch(make: Callable[[int], object], first: int, depth: int = 3) -> Itera
             ahead.append(pool.submit(make, i))
             yield ahead.popleft().result()
 # shared: end shards
-
 # Bytes per token ======================================================================================================
 # shared: begin bytes
 @dataclasses.dataclass
@@ -410,7 +407,6 @@ def bits_per_byte(nats: np.ndarray, target_bytes: np.ndarray) -> tuple[float, fl
 def sha256_of(data: np.ndarray | bytes) -> str:
     return hashlib.sha256(np.ascontiguousarray(data).tobytes() if isinstance(data, np.ndarray) else data).hexdigest()
 # shared: end bytes
-
 # Model ================================================================================================================
 # shared: begin roles
 ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name, or last two -> role: start, optimizer, rate and bits
@@ -432,7 +428,6 @@ def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np
         else: start[name] = rng.standard_normal(value.shape) * (s.EMBED_INIT_STD if role == "embed" else value.shape[1] ** -0.5)
     return {name: value.astype(np.float32) for name, value in start.items()}
 # shared: end roles
-
 def norm(x: mx.array) -> mx.array:
     """Root-mean-square norm over the last dimension, without weights."""
     return mx.fast.rms_norm(x, None, 1e-6)
@@ -610,7 +605,6 @@ def squared_gradients(model: GPT, rows: np.ndarray) -> dict[str, float]:
         for name, g in tree_flatten(gradients(row[:, :-1], row[:, 1:])[1]):
             if g.size: sums[name] = sums.get(name, 0.0) + mx.square(g).mean().item()
     return sums
-
 # Optimizer ============================================================================================================
 def orthogonalize(g: mx.array, steps: int) -> mx.array:
     """Quintic Newton-Schulz iteration towards U V^T of each matrix of a stack (n, r, c) (Jordan et al., Muon, 2024). MLX: nan in bf16."""
@@ -660,7 +654,6 @@ class Optimizer:
             denominator = mx.sqrt(state[second]) / mx.sqrt(left2) + s.ADAM_EPS
             params[name] = params[name] - base_lr * lr_scale / left1 * state[first] / denominator
         self.model.update(tree_unflatten(list(params.items())))
-
 # Schedule =============================================================================================================
 # shared: begin schedule
 def lr_scale(s: Settings, step: int, progress: float) -> float:
@@ -674,7 +667,6 @@ def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: f
     by_clock = train_seconds / max(s.MAX_WALLCLOCK_SECONDS - reserve_seconds, 1e-9) if s.MAX_WALLCLOCK_SECONDS else 0.0
     return min(1.0, max(step / s.ITERATIONS if s.ITERATIONS else 0.0, by_clock))
 # shared: end schedule
-
 # Scoring windows ======================================================================================================
 # shared: begin windows
 def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -695,7 +687,6 @@ def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, 
         else: groups.append(([start], end - start, end - first))
     return [(np.array(starts), length, last) for starts, length, last in groups]
 # shared: end windows
-
 # Cache of what the stream has said ====================================================================================
 # shared: begin cache
 CACHE_LATEST, CACHE_FAR, CACHE_OWN = 8, 8 ** np.arange(1, 6), 4  # places that count; steps of distance; lengths looked up by document too
@@ -766,17 +757,24 @@ def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, 
     for z in (slice(first, end) for _, end, first in score_windows(n, seq_len, stride)): mixed[z], _ = learn(nats, z)
     return mixed
 # shared: end cache
-
 class Learner(optimizers.Adam):
-    """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432)."""
-    def __init__(self, model: GPT, lr: float):
-        super().__init__(lr, [0.0, 0.99], 0.001, bias_correction=True)
-        self.model = model
-    def learn(self, x: mx.array, y: mx.array, own: np.ndarray) -> None:
-        """Learn from targets that are scored: rows (1, T) twice, the model's part in each mixture (n,); the rest the cache knows."""
+    """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432).
+    Of what each step moves, the share of `lr` lasts, and that of `doc_lr` is taken back when the document ends."""
+    def __init__(self, model: GPT, lr: float, doc_lr: float = 0.0):
+        super().__init__(lr + doc_lr, [0.0, 0.99], 0.001, bias_correction=True)
+        self.model, self.share, self.lasting = model, lr / (lr + doc_lr), model.parameters()
+    def learn(self, x: mx.array, y: mx.array, own: np.ndarray, begins: np.ndarray) -> None:
+        """Learn from targets that are scored: rows (1, T) twice, the model's part in each mixture, the rest the cache knows, and whether
+        each is the first of a document, (n,) both."""
+        before, ended = self.model.parameters(), self.share < 1 and begins.any()
+        if ended: own = own * (np.arange(len(own)) >= np.flatnonzero(begins)[-1])  # only from the document that goes on
         def loss(x: mx.array, y: mx.array) -> mx.array: return (self.model.nats(x, y, len(own)) * mx.array(own.astype(np.float32))).mean()
         self.update(self.model, nn.value_and_grad(self.model, loss)(x, y)[1])
-        mx.eval(self.model.state, self.state)
+        if self.share < 1:
+            moved = tree_map(mx.subtract, self.model.parameters(), before)
+            if ended: self.model.update(tree_map(mx.add, self.lasting, moved))
+            self.lasting = tree_map(lambda w, m: w + self.share * m, self.lasting, moved)
+        mx.eval(self.model.state, self.state, self.lasting)
 def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0,
           ttt: float = 0) -> np.ndarray:
     """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`. With `ttt`, the model learns
@@ -785,7 +783,7 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
     nats, end = np.full(n, np.nan, np.float32), batches[-1][0][-1] + batches[-1][1]
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
-    learner, weights = (Learner(model, ttt), model.weights()) if ttt else (None, {})
+    learner, weights = (Learner(model, ttt, s.TTT_DOC_LR), model.weights()) if ttt else (None, {})
     mix = cache_beside(tokens[: end + 1], s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats[z], np.ones_like(nats[z]))
     compiled = mx.compile(lambda x, y: model.nats(x, y, stride), inputs=model.state) if r.gpu and r.compile and not ttt else None
     with log.progress(label, sum(len(starts) * last for starts, _, last in batches), "tokens") as bar:
@@ -797,11 +795,10 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
             nats[where] = np.array(values).reshape(-1, last)
             if learner:
                 nats[where[0]], own = mix(nats, where[0])
-                learner.learn(x, y, own)
+                learner.learn(x, y, own, tokens[where[0]] == BOS)
             bar(values.size)
     if learner: model.load_weights(weights)
     return with_cache(nats, tokens, seq_len, stride, s.NGRAM_CACHE) if s.NGRAM_CACHE and not ttt else nats
-
 # Artifact: encode and decode ==========================================================================================
 # shared: begin artifact
 # Layout (docs/artifact_format.md): prefix | header, JSON in zlib | payload, compressed by the codec.
@@ -1009,7 +1006,6 @@ def forecast_bytes(weights: dict, s: Settings, code_bytes: int = 0, hessians: di
     filled = {n: w if w.any() else rng.standard_normal(w.shape).astype(np.float32) for n, w in weights.items()}
     return len(fit_artifact(filled, s, code_bytes, hessians, powers)[1])
 # shared: end artifact
-
 # Logging and the run folder ===========================================================================================
 # shared: begin logging
 def atomic_write(path: Path, write: Callable) -> None:
@@ -1163,7 +1159,6 @@ def xz_bits_per_byte(tokens: np.ndarray, table: ByteTable) -> float:
     text = b"\n".join(table.decode([tokens[a + 1 : b].tolist() for a, b in zip(bounds[:-1], bounds[1:])]))
     return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
 # shared: end logging
-
 # Main: set up, warm up, train, export, score ==========================================================================
 class Stepper:
     """One optimizer step after another: forward and backward passes over microbatches, update."""

@@ -42,7 +42,10 @@ def scores(model, s, tokens, ttt=0.0, limit=0, **changes):
 
 @pytest.fixture(scope="module")
 def tokens():
-    return np.random.default_rng(0).integers(2, 300, 331).astype(np.uint16)
+    """Documents that begin in the first window, twice in the third and at the very start of the fourth; the last window is shorter."""
+    tokens = np.random.default_rng(0).integers(2, 300, 331).astype(np.uint16)
+    tokens[[0, 20, 115, 140, 160]] = BOS
+    return tokens
 
 
 @pytest.fixture(scope="module")
@@ -233,8 +236,9 @@ def test_pairs_are_hashed_alike_in_training_and_scoring(lanes):
 # ------------------------------------------------------------------------------------------------- test-time training
 
 
-def by_hand(model, s, tokens, rate, cached):
+def by_hand(model, s, tokens, rate, doc_rate, cached):
     """Score a window, then learn from it, from the page's definition; the weights are put back. The mixture is the trainer's."""
+    lasting = {name: torch.from_numpy(w) for name, w in model.weights().items()}
     kept, squares, nats, own = model.weights(), dict.fromkeys(model.weights(), 0.0), np.full(len(tokens) - 1, np.nan, np.float32), 1.0
     stream, mixed = torch.from_numpy(tokens.astype(np.int64)), nats.copy()
     mix = train_gpt.cache_beside(tokens, s.NGRAM_CACHE) if cached else None
@@ -245,19 +249,27 @@ def by_hand(model, s, tokens, rate, cached):
         nats[z] = mixed[z] = loss.detach().numpy()
         if cached:
             mixed[z], own = mix(nats, z)
-        (loss * torch.as_tensor(own)).mean().backward()
+        share, began = torch.as_tensor(own) * torch.ones(last), np.flatnonzero(tokens[z] == BOS)
+        if doc_rate and len(began):
+            share[: began[-1]] = 0
+        (loss * share).mean().backward()
         with torch.no_grad():
             for name, p in model.named_parameters():
                 squares[name] = 0.99 * squares[name] + 0.01 * p.grad**2
-                p -= rate * p.grad / ((squares[name] / (1 - 0.99**i)).sqrt() + 0.001)
+                direction = p.grad / ((squares[name] / (1 - 0.99**i)).sqrt() + 0.001)
+                if doc_rate and len(began):
+                    p.copy_(lasting[name])
+                lasting[name] = lasting[name] - rate * direction
+                p -= (rate + doc_rate) * direction
                 p.grad = None
     model.load_weights(kept)
     return mixed
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_scores_first_then_learns_and_puts_the_weights_back(lanes, tokens, cached):
-    model, s = lanes[0], lane_settings(**({} if cached else {"NGRAM_CACHE": 0}))
+@pytest.mark.parametrize("doc_rate", [0, RATE / 20])
+def test_scores_first_then_learns_and_puts_the_weights_back(lanes, tokens, cached, doc_rate):
+    model, s = lanes[0], lane_settings(TTT_DOC_LR=doc_rate, **({} if cached else {"NGRAM_CACHE": 0}))
     before, rate = model.weights(), RATE / 10  # at the whole rate, rounding alone grows to 2e-5
     frozen, learned = scores(model, s, tokens), scores(model, s, tokens, rate)
     after = model.weights()
@@ -265,7 +277,7 @@ def test_scores_first_then_learns_and_puts_the_weights_back(lanes, tokens, cache
     assert all(p.grad is None for p in model.parameters())
     assert np.array_equal(learned[:64], frozen[:64])  # nothing was learned yet
     assert (np.abs(learned[64:] - frozen[64:]) > 1e-6).mean() > 0.9
-    np.testing.assert_allclose(learned, by_hand(model, s, tokens, rate, cached), atol=1e-5)
+    np.testing.assert_allclose(learned, by_hand(model, s, tokens, rate, doc_rate, cached), atol=1e-5)
     assert np.array_equal(scores(model, s, tokens, rate), learned)  # in every evaluation anew
     assert np.array_equal(scores(model, s, tokens), frozen)
 
@@ -307,7 +319,7 @@ def test_the_header_has_every_setting_that_learning_needs(lanes, tokens):
     model = random_model(s)
     learned = score(model, tokens, s, CPU, Log(False), "test", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
     needless = {"TRAIN_SEQ_LEN", "EVAL_SEQ_SWEEP", "QK_GAIN_INIT"}
-    assert "TTT_LR" in s.values.asked and s.values.asked - needless <= set(MODEL_KEYS + LATER_KEYS)
+    assert {"TTT_LR", "TTT_DOC_LR"} <= s.values.asked and s.values.asked - needless <= set(MODEL_KEYS + LATER_KEYS)
     other = lane_settings(MUON_MOMENTUM=0.9, ADAM_BETA2=0.9, EMBED_LR=0.1, EVAL_BATCH_TOKENS=64)
     np.testing.assert_allclose(scores(model, other, tokens, RATE), learned, atol=1e-6)
 

@@ -4,6 +4,7 @@ Most submissions here are small NumPy scorers, so that a process starts quickly.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -683,8 +684,8 @@ def streaming():
     shape = "VOCAB_SIZE=50 NUM_LAYERS=2 MODEL_DIM=16 NUM_HEADS=2 NUM_KV_HEADS=1 BIGRAM_ROWS=40 BIGRAM_DIM=8 MLP_LEAK=0.3 DEVICE=cpu"
     rows = "SMEAR=1 HEAD_GATE=4 ATTN_WINDOW=16 EVAL_SEQ_LEN=80 EVAL_STRIDE=64 QUANT=step CODEC=rans"
 
-    def make(rate, tokens, orders=0, trainer=train_gpt):
-        s = trainer.load_settings([*shape.split(), *rows.split(), f"TTT_LR={rate}", f"NGRAM_CACHE={orders}"], {})
+    def make(rate, tokens, orders=0, trainer=train_gpt, *more):
+        s = trainer.load_settings([*shape.split(), *rows.split(), f"TTT_LR={rate}", f"NGRAM_CACHE={orders}", *more], {})
         runtime = trainer.resolve_device(s)
         runtime.start()
         model, rng = trainer.GPT(s, runtime), np.random.default_rng(0)
@@ -700,11 +701,11 @@ TRAINER_LIMITS = {"memory_bytes": 4 << 30, "processes": 256}
 
 
 @pytest.mark.parametrize("name", ["train_gpt", "train_gpt_mlx"])
-@pytest.mark.parametrize("rate,orders", [(0.0, 0), (0.01, 0), (0.0, 3), (0.01, 8)])
-def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, streaming, rate, orders, name):
-    """Long rows with windows of attention pass the probes as they are; TTT_LR and NGRAM_CACHE go on here as they do in the trainer."""
+@pytest.mark.parametrize("rate,orders,more", [(0.0, 0, ()), (0.01, 0, ()), (0.0, 3, ()), (0.01, 8, ()), (0.005, 8, ("TTT_DOC_LR=0.005",))])
+def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, streaming, rate, orders, more, name):
+    """Long rows with windows of attention pass the probes as they are; TTT_* and NGRAM_CACHE go on here as they do in the trainer."""
     trainer = pytest.importorskip(name, reason="mlx is not installed: pip install -r requirements-mlx.txt")
-    artifact, want = streaming(rate, stream, orders, trainer)
+    artifact, want = streaming(rate, stream, orders, trainer, *more)
     source = (ROOT / f"{name}.py").read_text().replace('Setting("COMPILE", "auto"', 'Setting("COMPILE", "on"')  # not obeyed on a CPU
     nats, found = score(source, 4, artifact, **TRAINER_LIMITS)
     assert np.abs(nats - want).max() < 1e-4 and abs(nats.mean() - want.mean()) < 1e-6
@@ -712,6 +713,17 @@ def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, str
     assert found["scorer"]["learns"] == learns and (found["scorer"]["windows"] == 1) == learns
     assert found["probes"]["future"] >= 6 and found["probes"]["blind"] == (40 if rate or orders else 160)  # those that learn take longer
     assert found["probes"]["largest_move_nats"] < 1e-6
+
+
+def test_learning_by_a_trainer_that_knows_no_documents(score, stream, streaming):
+    """A record's own trainer, whose Learner is told no more than scores and shares."""
+    path = ROOT / "records" / "track_non_record" / "2026-11-27_cpu_record_learning" / "train_gpt_source.py"
+    spec = importlib.util.spec_from_file_location("older_trainer", path)
+    spec.loader.exec_module(older := importlib.util.module_from_spec(spec))
+    assert "TTT_DOC_LR" not in older.LATER_KEYS
+    artifact, want = streaming(0.01, stream, 8, older)
+    nats, _ = score(path.read_text(), 4, artifact, **TRAINER_LIMITS)
+    assert np.abs(nats - want).max() < 1e-4
 
 
 @pytest.mark.parametrize(

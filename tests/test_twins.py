@@ -311,11 +311,13 @@ def test_squared_gradients(both, shape):
     assert second == pytest.approx(first, rel=1e-4)
 
 
-def test_test_time_training(both):
-    """Four windows, of which three are scored by a model that the ones before have changed."""
+@pytest.mark.parametrize("doc_rate", [0, 0.004])
+def test_test_time_training(both, doc_rate):
+    """Four windows, of which three are scored by a model that the ones before have changed; a document begins in the second."""
     log = both[0].Log(False)
-    pair = Pair(both, *SHAPES["lanes"], "EVAL_SEQ_LEN=24", "EVAL_STRIDE=16", "TTT_LR=0.01")
-    tokens = pair.rng.integers(0, 64, 73).astype(np.uint16)
+    pair = Pair(both, *SHAPES["lanes"], "EVAL_SEQ_LEN=24", "EVAL_STRIDE=16", "TTT_LR=0.01", f"TTT_DOC_LR={doc_rate}")
+    tokens = pair.rng.integers(2, 64, 73).astype(np.uint16)
+    tokens[[0, 30]] = both[0].BOS
     scores = [
         [t.score(m, tokens, s, r, log, "x", 24, 16, ttt=ttt) for t, m, s, r in zip(both, pair.models, pair.settings, pair.runtimes)]
         for ttt in (0.01, 0.0)

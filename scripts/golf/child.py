@@ -251,6 +251,7 @@ class Plain:
         self.about = {"device": self.runtime.about()["device"], "precision": self.runtime.about()["precision"]}
         self.memory, self.start = None, 0  # start: where in the stream the row asked about begins
         self.ttt = s.values.get("TTT_LR") or 0
+        self.rates = [self.ttt] + [s.TTT_DOC_LR] * ("TTT_DOC_LR" in s.values)  # of a Learner; older trainers' knows no documents
         if self.ttt or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
             self.windows, self.learn = 1, self.learn_from
         if s.values.get("NGRAM_CACHE"):
@@ -270,6 +271,11 @@ class Plain:
         return self.np.ones(targets.size) if own is None else own
 
 
+    def begins(self, tokens: object, targets: object) -> list[object]:
+        """Whether each target of a window is the first of a document, (last,), for a Learner that asks for it."""
+        return [tokens[0, -targets.size :] == self.module.BOS] * (len(self.rates) - 1)
+
+
 class PlainTorch(Plain):
     """By train_gpt.py's own functions, of all its versions that made a record."""
 
@@ -283,7 +289,7 @@ class PlainTorch(Plain):
         self.compiled = torch.compile(self.compute, dynamic=False) if self.runtime.compile and whole and not self.ttt else None
         self.learner, self.learned = None, 0
         if self.ttt and hasattr(module, "Learner"):
-            self.learner = module.Learner(self.model, self.ttt)
+            self.learner = module.Learner(self.model, *self.rates)
         elif self.ttt:  # trainers until 2026-11-27 learn by their optimizer, from the model's own nats
             self.learner = module.Optimizer(self.model, self.s, dataclasses.replace(self.runtime, compile=False))
 
@@ -309,7 +315,7 @@ class PlainTorch(Plain):
             nats = self.model.nats(self.array(tokens), self.array(targets), targets.shape[1])
         own = self.own_part(nats.detach().float().cpu().numpy(), tokens, targets)
         if hasattr(self.learner, "learn"):
-            self.learner.learn(nats, own)
+            self.learner.learn(nats, own, *self.begins(tokens, targets))
         elif self.learner:
             nats.mean().backward()
             self.learner.step(self.s.MUON_MOMENTUM_WARMUP_STEPS + self.learned, self.s.TTT_LR)
@@ -324,7 +330,7 @@ class PlainMLX(Plain):
 
         self.mx = mx
         super().__init__(module, artifact, spec)
-        self.learner = module.Learner(self.model, self.ttt) if self.ttt else None
+        self.learner = module.Learner(self.model, *self.rates) if self.ttt else None
 
     def has_gpu(self, spec: dict) -> bool:
         return self.mx.is_available(self.mx.gpu)
@@ -340,7 +346,7 @@ class PlainMLX(Plain):
         x, y = self.array(tokens), self.array(targets)
         own = self.own_part(self.np.array(self.model.nats(x, y, targets.size)), tokens, targets)
         if self.learner:
-            self.learner.learn(x, y, own)
+            self.learner.learn(x, y, own, *self.begins(tokens, targets))
 
 
 def load(spec: dict) -> tuple[object, dict]:
