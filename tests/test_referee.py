@@ -4,7 +4,6 @@ Most submissions here are small NumPy scorers, so that a process starts quickly.
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from golf import jail, source
 from golf.child import Offences
 from golf.questions import Probes, Referee, nats_of
 from golf.records import digest
+from golf.runs import import_trainer
 from golf.submission import DEFAULT_LIMITS, Child, NoReferee, Refusal, child_settings, family
 from golf.traces import forget_pages, look_up_names
 from referee import NAMES_LEFT, needs_mlx
@@ -718,8 +718,7 @@ def test_streaming_and_learning_by_the_trainers_own_functions(score, stream, str
 def test_learning_by_a_trainer_that_knows_no_documents(score, stream, streaming):
     """A record's own trainer, whose Learner is told no more than scores and shares."""
     path = ROOT / "records" / "track_non_record" / "2026-11-27_cpu_record_learning" / "train_gpt_source.py"
-    spec = importlib.util.spec_from_file_location("older_trainer", path)
-    spec.loader.exec_module(older := importlib.util.module_from_spec(spec))
+    older = import_trainer(path)
     assert "TTT_DOC_LR" not in older.LATER_KEYS
     artifact, want = streaming(0.01, stream, 8, older)
     nats, _ = score(path.read_text(), 4, artifact, **TRAINER_LIMITS)

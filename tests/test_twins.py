@@ -96,7 +96,7 @@ def test_configs_for_a_mac(both):
         return trainer.load_settings(["--config", str(ROOT / "configs" / f"local_{name}.env")], {})
 
     free = {"DEVICE", "TRAIN_BATCH_TOKENS", "MICROBATCH_TOKENS", "EVAL_BATCH_TOKENS"}
-    shorter = {"TRAIN_SEQ_LEN", "ATTN_WINDOW", "EVAL_SEQ_LEN", "CALIBRATION_TOKENS", "BALANCE_TOKENS", "TTT_LR"}
+    shorter = {"TRAIN_SEQ_LEN", "ATTN_WINDOW", "EVAL_SEQ_LEN", "CALIBRATION_TOKENS", "BALANCE_TOKENS", "TTT_LR", "TTT_DOC_LR"}
     for mine, its, differ in (("4090_baseline", "apple_mlx", free), ("4090_record", "apple_record", free | shorter)):
         full = load(both[1], its)
         assert {n for n, value in load(both[0], mine).values.items() if full.values[n] != value} <= differ

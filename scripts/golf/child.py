@@ -251,7 +251,7 @@ class Plain:
         self.about = {"device": self.runtime.about()["device"], "precision": self.runtime.about()["precision"]}
         self.memory, self.start = None, 0  # start: where in the stream the row asked about begins
         self.ttt = s.values.get("TTT_LR") or 0
-        self.rates = [self.ttt] + [s.TTT_DOC_LR] * ("TTT_DOC_LR" in s.values)  # of a Learner; older trainers' knows no documents
+        self.rates = [s.values[key] for key in ("TTT_LR", "TTT_DOC_LR") if key in s.values]  # of a Learner; older ones know no documents
         if self.ttt or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
             self.windows, self.learn = 1, self.learn_from
         if s.values.get("NGRAM_CACHE"):
