@@ -906,7 +906,8 @@ def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
         if codec == "rans": whole, raw = True, rans_decode(data, parts) if size <= MAX_RANS_BYTES else b""
         elif codec == "zlib":
             stream = zlib.decompressobj()
-            raw, whole = stream.decompress(data, size + 1), stream.eof and not stream.unused_data
+            raw = stream.decompress(data, size + 1)
+            whole = stream.eof and not stream.unused_data
         else:
             whole = zstandard.get_frame_parameters(data).content_size == size
             raw = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(data, allow_extra_data=False) if whole else b""
