@@ -368,6 +368,7 @@ def test_a_closed_stderr_is_no_terminal(capsys, monkeypatch):
     with Log().progress("scoring", 1, "s") as bar, console.Progress("reading", 1) as progress:
         bar(1)
         progress.add(1)
+    assert progress.bar is None and progress.done == 1
 
 
 def test_a_hangup_asks_too_unless_it_is_ignored():

@@ -225,20 +225,19 @@ class Memory:
 class Plain:
     """Serves a submission by the trainer's own functions: decode_artifact, GPT, the model's logits, its Learner and cache.
 
-    What computes in PyTorch or MLX is in the subclasses: has_gpu, answer and learn_from, NumPy in and out.
+    What computes in PyTorch or MLX is in the subclasses: answer and learn_from, NumPy in and out, and MLX's has_gpu.
     """
 
     def __init__(self, module: object, artifact: bytes, spec: dict):
         import numpy as np
 
         self.np, self.module = np, module
-        items = [f"DEVICE={spec['device']}"] if spec["device"] else []
-        s = self.s = module.load_settings((["--config", "settings.env"] if Path("settings.env").exists() else []) + items, {})
+        s = self.s = module.load_settings(["--config", "settings.env"] if Path("settings.env").exists() else [], {})
         header, weights = module.decode_artifact(artifact)
         for name, value in header.items():
             s.set(name, str(value), "artifact")
         module.check_settings(s)
-        if s.values.get("DEVICE") in ("cuda", "gpu") and not spec["device"] and not self.has_gpu(spec):  # the run had one
+        if s.values.get("DEVICE") == "gpu" and not self.has_gpu():  # MLX's word; a CUDA device is the referee's to know
             s.values["DEVICE"] = "cpu"
         if not spec["compiles"]:  # on a CPU the trainer's score() does not compile either, and a compiler is a program
             s.values["COMPILE"] = "off"
@@ -293,9 +292,6 @@ class PlainTorch(Plain):
         elif self.ttt:  # trainers until 2026-11-27 learn by their optimizer, from the model's own nats
             self.learner = module.Optimizer(self.model, self.s, dataclasses.replace(self.runtime, compile=False))
 
-    def has_gpu(self, spec: dict) -> bool:
-        return spec["cuda"]
-
     def array(self, values: object) -> object:
         return self.torch.from_numpy(values).to(self.runtime.device)
 
@@ -332,7 +328,7 @@ class PlainMLX(Plain):
         super().__init__(module, artifact, spec)
         self.learner = module.Learner(self.model, *self.rates) if self.ttt else None
 
-    def has_gpu(self, spec: dict) -> bool:
+    def has_gpu(self) -> bool:
         return self.mx.is_available(self.mx.gpu)
 
     def array(self, values: object) -> object:

@@ -92,7 +92,7 @@ class Child:
         spec = {
             "root": str(root), "folder": str(copy), "inside": "/submission" if isolate else str(copy), "artifact": artifact,
             "scratch": "/scratch" if isolate else str(scratch), "scratch_bytes": limits["scratch_bytes"], "readable": python_paths(),
-            "package": str(ROOT / "scripts"), "limits": cap, "isolate": isolate, "cuda": self.cuda, "device": device, "compiles": self.cuda,
+            "package": str(ROOT / "scripts"), "limits": cap, "isolate": isolate, "cuda": self.cuda, "compiles": self.cuda,
         }  # fmt: skip
         command = [sys.executable, "-I", "-B", str(ROOT / "scripts" / "golf" / "child.py"), json.dumps(spec)]
         kept = {
