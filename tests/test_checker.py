@@ -604,7 +604,7 @@ def test_open_lane_names_text_and_tokenizer_that_are_not_pinned(finished, tmp_pa
 
 def test_cards_that_the_rules_name_are_refused():
     text = (ROOT / "docs" / "track_spec.md").read_text(encoding="utf-8")
-    names = re.search(r"\*\*L3 .*?Refused by name: (.*?)\.\n", text, re.DOTALL)[1].replace("\n", " ").split(", ")
+    names = re.search(r"\*\*L3 .*?Refused\s+by name: (.*?)\.\n", text, re.DOTALL)[1].replace("\n", " ").split(", ")
     assert len(names) > 15 and all(FASTER_CARDS.search("NVIDIA " + name.replace("xx", "00").strip()) for name in names), names
     for name in ("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3090", "NVIDIA GeForce RTX 4080 Laptop GPU"):
         assert not FASTER_CARDS.search(name)
