@@ -39,7 +39,7 @@ COMMON_SETTINGS = [
     Setting("RUN_ID", "", r"(\w[\w.-]{0,99})?", "name of the run's folder under RUNS_DIR, which must be new; empty: date and time"),
     Setting("RUNS_DIR", "runs", ".+", "folder that holds the run folders"),
     Setting("SEED", 1337, (0, 2**31 - 1), "seed of the initial weights and of the order of the data"),
-    Setting("PRECISION", "auto", "auto|bf16|fp32", "type of activations; auto: bf16 where the device is fast at it"),
+    Setting("PRECISION", "auto", "auto|bf16|fp32", "type of activations; auto: bf16 on a GPU (CUDA: of capability 8.0), fp32 on a CPU"),
     Setting("DATA_PATH", "data/datasets/fineweb10B_sp1024", ".+", "folder with *_train_*.bin and *_val_*.bin shards"),
     Setting("TOKENIZER_PATH", "data/tokenizers/fineweb_1024_bpe.model", ".+", "SentencePiece model, or a byte260 .json"),
     Setting("VAL_TOKENS", 4_194_304, (2, 2**40), "validation targets scored, from the first document on"),
@@ -52,7 +52,7 @@ COMMON_SETTINGS = [
     Setting("NUM_KV_HEADS", 3, (1, 64), "key and value heads; divides NUM_HEADS"),
     Setting("MLP_MULT", 2, (1, 16), "hidden width of the MLP, in multiples of MODEL_DIM"),
     Setting("MLP_LEAK", 0.0, (0.0, 1.0), "slope of the MLP's activation below zero, before it is squared"),
-    Setting("CONV_TAPS", 0, (0, 64), "tokens before the own one of which attention and MLP get learned shares, per channel; 0: none"),
+    Setting("CONV_TAPS", 0, (0, 64), "earlier tokens mixed into the input of attention and MLP by learned weights per channel; 0: none"),
     Setting("ATTN_WINDOW", 0, (0, 65_536), "positions that attention sees, the own one and those before it; 0: all"),
     Setting("BIGRAM_ROWS", 0, (0, 2**20), "rows of a second embedding, of hashed pairs of a token and the one before it; 0: none"),
     Setting("BIGRAM_DIM", 64, (1, 4096), "width of that embedding, before a matrix brings it to MODEL_DIM"),
@@ -100,7 +100,7 @@ COMMON_SETTINGS = [
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
-    Setting("NGRAM_CACHE", 0, (0, 16), "scoring also asks what followed the last 1 to so many tokens before (0.5 kB a token); 0: no"),
+    Setting("NGRAM_CACHE", 0, (0, 16), "scoring also asks what followed the last 1 to so many tokens before (memory: 0.5 kB each); 0: no"),
     Setting("TTT_LR", 0.0, (0.0, 0.01), "test-time training on each window once it is scored: Adam learning rate; 0: none"),
     Setting("TTT_DOC_LR", 0.0, (0.0, 0.01), "added to TTT_LR for what is forgotten again when the document ends; 0: nothing is"),
     Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets, in whole windows, scored before export too: the export gap"),
@@ -140,13 +140,12 @@ class Settings:
         except (OSError, UnicodeDecodeError) as e:
             raise UserError(f"cannot read the settings file {path}: {e}; `ls configs` lists those that come along") from None
         for number, line in enumerate(lines, 1):
+            if not line.strip() or line.lstrip().startswith("#"): continue
             pair = re.fullmatch(r"""\s*(?:export )?\s*([^\s=#]+)\s*=\s*(?:"(.*?)"|'(.*?)'|(.*?))\s*(?:\s#.*)?""", line)
-            if not pair and line.strip() and not line.lstrip().startswith("#"):
-                raise UserError(f"{path}:{number}: `{line.strip()}` is not KEY=VALUE")
-            if pair:
-                foreign = any_twin and all(pair[1] != x.name for x in COMMON_SETTINGS)
-                with contextlib.suppress(*[UserError] if foreign else []):
-                    self.set(pair[1], pair[2] or pair[3] or pair[4] or "", f"{path}:{number}")
+            if not pair: raise UserError(f"{path}:{number}: `{line.strip()}` is not KEY=VALUE")
+            try: self.set(pair[1], pair[2] or pair[3] or pair[4] or "", f"{path}:{number}")
+            except UserError:
+                if not any_twin or pair[1] in {x.name for x in COMMON_SETTINGS}: raise
     def read_environment(self, environ: dict[str, str]) -> None:
         """Take settings from the environment; warn about names that look like a misspelt one."""
         for name, value in environ.items():
@@ -195,6 +194,7 @@ def check_resumable(folder: Path, source: bytes) -> None:
 def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Settings:
     """Resolve the settings of a command line: defaults < run folder < --config < environment < KEY=VALUE. Raises UserError."""
     args, s = command_line().parse_intermixed_args(argv), Settings(SETTINGS)
+    if "" in (args.config, args.eval_only, args.resume): raise UserError("--config, --eval-only and --resume take a name, not an empty one")
     folder = Path(args.resume) if args.resume else Path(args.eval_only).parent if args.eval_only else None
     if args.resume: check_resumable(folder, SOURCE)
     if args.eval_only and not Path(args.eval_only).is_file(): raise UserError(f"--eval-only {args.eval_only}: there is no such file")
@@ -281,9 +281,7 @@ BOS = 1  # every document starts with it
 class DataError(UserError): """Shards or tokenizer are not what they should be."""
 def open_shard(path: str | Path) -> np.ndarray:
     """Memory-map a shard: (tokens,) uint16. Raises DataError unless magic, version and exact size fit."""
-    path = Path(path)
-    try:
-        size, header = path.stat().st_size, np.fromfile(path, "<i4", SHARD_HEADER_BYTES // 4)
+    try: size, header = os.path.getsize(path), np.fromfile(path, "<i4", SHARD_HEADER_BYTES // 4)
     except OSError as e: raise DataError(f"cannot read the shard {path}: {e.strerror}") from None
     wrong = ""
     if len(header) * 4 < SHARD_HEADER_BYTES: wrong = f"{size} bytes are less than a shard's header of {SHARD_HEADER_BYTES}"
@@ -346,10 +344,10 @@ class TrainSequences:
 def prefetch(make: Callable[[int], object], first: int, depth: int = 3) -> Iterator[object]:
     """Yields make(first), make(first + 1), …, computed in a thread, `depth` ahead. Raises what `make` raises."""
     with ThreadPoolExecutor(1) as pool:
-        ahead = collections.deque(pool.submit(make, i) for i in range(first, first + depth))
-        for i in itertools.count(first + depth):
+        ahead = collections.deque()
+        for i in itertools.count(first):
             ahead.append(pool.submit(make, i))
-            yield ahead.popleft().result()
+            if len(ahead) > depth: yield ahead.popleft().result()
 # shared: end shards
 # Bytes per token ======================================================================================================
 # shared: begin bytes
@@ -404,8 +402,7 @@ def bits_per_byte(nats: np.ndarray, target_bytes: np.ndarray) -> tuple[float, fl
     """(val_loss, val_bpb): mean nats per token, and (mean nats / ln 2) * (tokens / bytes)."""
     total = float(np.sum(nats, dtype=np.float64))
     return total / len(nats), total / math.log(2) / int(np.sum(target_bytes))
-def sha256_of(data: np.ndarray | bytes) -> str:
-    return hashlib.sha256(np.ascontiguousarray(data).tobytes() if isinstance(data, np.ndarray) else data).hexdigest()
+def sha256_of(data: np.ndarray | bytes) -> str: return hashlib.sha256(data).hexdigest()
 # shared: end bytes
 # Model ================================================================================================================
 # shared: begin roles
@@ -737,12 +734,12 @@ class Cache:
         told = [np.concatenate(x, -1) for x in zip(self.before, (p, finds))]  # `before`: of the target before the first
         self.before, cells = [x[..., -1:] for x in told], cells_told(cells, *(x[..., :-1] for x in told))
         shares, mixed = self.mix(p, finds, cells)
-        push = np.stack([np.bincount(x.ravel(), np.tile(y, 5), CACHE_CELLS) for x, y in zip(cells, shares * (finds / mixed - 1))])
+        push = np.stack([np.bincount(x.ravel(), np.tile(y, len(x)), CACHE_CELLS) for x, y in zip(cells, shares * (finds / mixed - 1))])
         self.squares += push**2
         self.gates += 0.35 * push / np.sqrt(self.squares)
         return -np.log(mixed), p * (1 - shares.sum(0)) / mixed
 def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice], tuple[np.ndarray, np.ndarray]]:
-    """A cache for a stream (n + 1,), its finds looked up ahead: a function of a model's nats (n,) and where to learn next, Cache.learn."""
+    """A cache for a stream (n + 1,), its finds looked up ahead: learn(a model's nats (n,), the targets to score next) is Cache.learn."""
     tokens, documents, n = tokens.astype(np.int64), np.cumsum(tokens == BOS), len(tokens) - 1
     def look_up(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found, shares, cells = cache_finds(tokens, documents, last_copies(hashes), np.arange(n))
@@ -833,15 +830,15 @@ def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, d
         error[i] = (want - step * whole) / lower[i, i]
     return rounded.T
 def bits_of(s: Settings, name: str) -> int:
-    """Bits of a tensor's weights: 16 for float16, 0 for whole multiples of one step."""
+    """Bits of a tensor's weights: 16 for float16, as of vectors and roles of your own, 0 for whole multiples of one step."""
     clip = s.QUANT == "clip"
-    return {"matrix": clip * s.BITS_MATRIX, "table": clip * s.BITS_MATRIX, "embed": clip * s.BITS_EMBED, "vector": 16}[role_of(name)]
+    return {"matrix": clip * s.BITS_MATRIX, "table": clip * s.BITS_MATRIX, "embed": clip * s.BITS_EMBED}.get(role_of(name), 16)
 def sections(tensors: list) -> list[tuple[str, int, int]]:
-    """(type, rows, columns) of each matrix in the payload: a tensor's float16 values as pairs of bytes, then its symbols."""
+    """(type, rows, columns) of the payload of [(name, shape, bits)]: of each tensor its float16 as pairs of bytes, then its symbols."""
     parts = []
     for _, shape, bits in tensors:
         parts.append(("u1", math.prod(shape) if bits == 16 else shape[0] if bits else 1, 2))
-        parts += [("i1" if bits else "<i2", *shape)] if bits < 16 else []
+        if bits < 16: parts.append(("i1" if bits else "<i2", *shape))
     return parts
 
 def rans_encode(raw: bytes, parts: list) -> bytes:
@@ -926,10 +923,10 @@ def pack_tensor(w: np.ndarray, bits: int, s: Settings, step: float = 0.0, hessia
     return scales.astype("<f2").tobytes() + symbols.astype("<i2" if not bits else "i1").tobytes()
 def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndarray:
     """The float32 weights that pack_tensor's bytes stand for."""
-    (_, halves, _), *symbols = sections([(None, shape, bits)])
-    scales = np.frombuffer(raw[: 2 * halves], "<f2").astype(np.float32)
+    parts = sections([(None, shape, bits)])
+    scales = np.frombuffer(raw[: 2 * parts[0][1]], "<f2").astype(np.float32)
     if bits == 16: return scales.reshape(shape)
-    return scales[:, None] * np.frombuffer(raw[2 * halves :], symbols[0][0]).reshape(shape)
+    return scales[:, None] * np.frombuffer(raw[2 * len(scales) :], parts[1][0]).reshape(shape)
 
 def balanced_steps(weights: dict[str, np.ndarray], s: Settings, powers: dict[str, float]) -> dict[str, float]:
     """QUANT=step: the step of each tensor in root mean squares of its weights, STEP_*; shared out anew where squared gradients `powers`
@@ -976,8 +973,8 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         if not stream.eof or stream.unused_data or not known or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
             raise ValueError("it is cut or too long, has other keys than this version writes, or names a tensor twice")
         for name, shape, bits in tensors:
-            known = bits == 16 or (len(shape) == 2 and (2 <= bits <= 8 or (bits == 0 and version == 2)))
-            if not known or len(shape) > 4 or not all(0 <= n <= MAX_RAW_BYTES for n in shape):
+            matrix = len(shape) == 2 and (2 <= bits <= 8 or (bits == 0 and version == 2))
+            if not (matrix or bits == 16) or len(shape) > 4 or not all(0 <= n <= MAX_RAW_BYTES for n in shape):
                 raise ValueError(f"tensor {name} has shape {shape} and {bits} bits, which this version does not know")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as e:
         raise ArtifactError(f"the header of the artifact is damaged: {e}") from None
@@ -989,7 +986,7 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     return model, {name: unpack_tensor(piece, shape, bits) for (name, shape, bits), piece in zip(tensors, pieces)}
 
 def fit_artifact(weights: dict, s: Settings, code_bytes: int, hessians: dict | None = None, powers: dict | None = None) -> tuple:
-    """(steps by name, artifact): balanced_steps times what makes code + artifact 99.8 to 100% of TARGET_BYTES, from 1/8 to 8."""
+    """(steps by name, artifact): balanced_steps times a factor, 1/8 to 8, by which code + artifact get 99.8 to 100% of TARGET_BYTES."""
     target, a_bit_each = s.TARGET_BYTES - code_bytes, sum(w.size for w in weights.values()) / 8
     low, high, x, best, steps = -6.0, 6.0, 0.0, None, balanced_steps(weights, s, powers or {})  # x: log2 of the factor
     for _ in range(16):
@@ -1019,7 +1016,8 @@ def atomic_write(path: Path, write: Callable) -> None:
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e:
-        with contextlib.suppress(OSError): part.unlink(missing_ok=True), path.parent.rmdir()  # which only a new run folder lets happen
+        for undo in (part.unlink, path.parent.rmdir):  # the folder only where it is empty, so just made for the run
+            with contextlib.suppress(OSError): undo()
         why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else e.strerror or str(e)
         raise UserError(f"could not write {path}: {why}. Nothing half-written was left; free space or name another RUNS_DIR") from None
 
@@ -1113,11 +1111,15 @@ def peak_process_bytes() -> int:
 
 class Interrupted(BaseException): """The run was asked to stop; what is on disk is enough to go on."""
 class Interrupt:
-    """The first SIGINT, SIGTERM or SIGHUP sets `signal`, or raises Interrupted once `raises` is set; the second one kills."""
+    """The first SIGINT, SIGTERM or SIGHUP sets `signal`, and raises Interrupted where `raises` is set; the same one again kills."""
     def __init__(self):
         self.signal, self.raises, hangup = 0, False, getattr(signal, "SIGHUP", None)  # Windows has none, and nohup has it ignored
         numbers = [signal.SIGINT, signal.SIGTERM] + [hangup] * (hangup is not None and signal.getsignal(hangup) == signal.SIG_DFL)
         for number in numbers: signal.signal(number, self._handle)
+    def raise_from_now(self) -> None:
+        """Raise Interrupted from here on, and at once if a signal has come already."""
+        self.raises = True
+        if self.signal: raise Interrupted
     def _handle(self, number: int, frame: object) -> None:
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
@@ -1156,8 +1158,7 @@ def load_data(s: Settings, log: Log, with_train: bool) -> Data:
     return Data(tokens, table.target_bytes(tokens[:-1], tokens[1:]), table, hashes, aux)
 def xz_bits_per_byte(tokens: np.ndarray, table: ByteTable) -> float:
     """What `xz -9e` makes of the same text, in bits per byte: a plain compressor to hold a small model against."""
-    bounds = document_bounds(tokens)
-    text = b"\n".join(table.decode([tokens[a + 1 : b].tolist() for a, b in zip(bounds[:-1], bounds[1:])]))
+    text = b"\n".join(table.decode([tokens[a + 1 : b].tolist() for a, b in itertools.pairwise(document_bounds(tokens))]))
     return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
 # shared: end logging
 # Main: set up, warm up, train, export, score ==========================================================================
@@ -1232,11 +1233,11 @@ class Run:
         model = GPT(self.s, self.runtime)
         model.load_weights(initial_weights(self.s, model.weights()))
         return model
-    def open_folder(self, resume: bool) -> None:
-        """Make the run folder, or check the one to go on with; begin the log with everything the run depends on."""
+    def open_folder(self) -> None:
+        """Make the run folder, or keep the changed settings of the one to go on with; begin the log with all that the run depends on."""
         s, r = self.s, self.runtime
-        self.folder = self.folder or Path(r.from_first(str(create_run_folder(s, SOURCE)) if r.rank == 0 else ""))
-        if resume and r.rank == 0: atomic_write(self.folder / "settings.env", lambda f: f.write(s.as_env().encode()))  # some may change
+        if self.folder is None: self.folder = Path(r.from_first(str(create_run_folder(s, SOURCE)) if r.rank == 0 else ""))
+        elif r.rank == 0: atomic_write(self.folder / "settings.env", lambda f: f.write(s.as_env().encode()))
         self.log.open(self.folder / "train.log")
         for name, value in s.values.items(): self.log.keep(f"setting {name}={value} from:{s.sources[name]}")
         lane = "record" if r.cuda and r.world == 1 and 0 < s.MAX_WALLCLOCK_SECONDS <= 1800 else "open hardware"  # docs/track_spec.md
@@ -1263,23 +1264,25 @@ class Run:
         reserve = 1.0 + 2.0 * (time.perf_counter() - begin) if limit else 0.0
         if reserve > limit: raise UserError(f"MAX_WALLCLOCK_SECONDS={limit}: the export alone may need {reserve:.0f} s here; raise it")
         return reserve, code + packed
-    def same_data(self, meta: dict) -> dict:
-        """The meta data of the run to go on with. Raises DataError if it began on other data."""
-        if meta["data"] == self.data.hashes: return meta
-        raise DataError(f"--resume {self.folder}: it began on other data than DATA_PATH and TOKENIZER_PATH hold; put those back")
+    def take_up(self, path: Path) -> tuple[dict[str, np.ndarray], dict]:
+        """Arrays and meta data of a file to go on from; the clock goes on too. Raises UserError, DataError if it began on other data."""
+        arrays, meta = load_arrays(path)
+        if meta["data"] != self.data.hashes:
+            raise DataError(f"--resume {self.folder}: it began on other data than DATA_PATH and TOKENIZER_PATH hold; put those back")
+        self.clock.seconds = meta["seconds"]
+        return arrays, meta
     def train(self, model: GPT, interrupt: Interrupt) -> dict:
         """Train within the clock; weights.npz is on disk at the end. Returns its meta data. Raises Interrupted, Diverged."""
         s, r, log, clock, data = self.s, self.runtime, self.log, self.clock, self.data
         stepper, order, checkpoint = Stepper(s, r, model), TrainSequences(s, r.rank, r.world), self.folder / "checkpoint.npz"
-        meta = {"step": 0, "reserve_s": self.forecast(model)[0], "data": data.hashes}
+        step, (reserve_s, _) = 0, self.forecast(model)
         with clock.span("warmup", r.synchronize): stepper.warm_up(order.batch(0), log)
         if checkpoint.exists():
-            state, saved = load_arrays(checkpoint)
-            meta = self.same_data(saved) | {"reserve_s": meta["reserve_s"]}
+            state, meta = self.take_up(checkpoint)
             stepper.load_state(state)
-            clock.seconds = meta["seconds"]
-            log("resumed " + kv(step=meta["step"], train_s=clock.training()))
-        step = first_step = said_step = meta["step"]
+            step = meta["step"]
+            log("resumed " + kv(step=step, train_s=clock.training()))
+        first_step = said_step = step
         first_s = said_s = saved_s = clock.training()
         pending, losses = collections.deque(), []  # losses still on their way from the device; those since the last log line
         def settle(keep: int) -> None:
@@ -1293,7 +1296,7 @@ class Run:
         def save() -> None:
             settle(0)
             clock.book()
-            if r.rank == 0: save_arrays(checkpoint, stepper.state(), meta | {"step": step, "seconds": clock.seconds})
+            if r.rank == 0: save_arrays(checkpoint, stepper.state(), {"step": step, "data": data.hashes, "seconds": clock.seconds})
         ahead = contextlib.closing(prefetch(lambda step: stepper.prepare(order.batch(step)), step))
         total, unit, done = (s.MAX_WALLCLOCK_SECONDS, "s", first_s) if s.MAX_WALLCLOCK_SECONDS else (s.ITERATIONS, "steps", step)
         interrupt.raises = False  # between two steps, from here on, when all can be saved
@@ -1301,7 +1304,7 @@ class Run:
             while True:
                 seconds, flying = clock.training(), len(pending)
                 soon = seconds + (flying + 1) * (seconds - first_s) / max(1, step - first_step - flying)  # when the step to come is done
-                progress, stop = r.agree_max(progress_of(s, step, soon, meta["reserve_s"]), interrupt.signal)
+                progress, stop = r.agree_max(progress_of(s, step, soon, reserve_s), interrupt.signal)
                 if stop:
                     save()
                     interrupt.signal = int(stop)
@@ -1320,7 +1323,7 @@ class Run:
                 if int(order.epoch(step)) > int(order.epoch(step - 1)): log("data " + kv(epoch=int(order.epoch(step)), begins_at_step=step))
                 if step % s.TRAIN_LOG_EVERY == 0 or step == 1:
                     rate = (step - said_step) * s.TRAIN_BATCH_TOKENS / (now - said_s)
-                    left = now / progress_of(s, step, now, meta["reserve_s"]) - now
+                    left = now / progress_of(s, step, now, reserve_s) - now
                     loss = float(np.mean(losses)) if losses else math.nan
                     log(kv(step=step, train_loss=loss, lr_scale=scale, train_s=now, tokens_per_s=round(rate), left_s=round(left)))
                     said_step, said_s, losses = step, now, []
@@ -1330,7 +1333,8 @@ class Run:
                         glance = bits_per_byte(nats, data.val_bytes[: len(nats)])
                         log(kv(step=step, glance_targets=len(nats), val_loss=glance[0], val_bpb=glance[1]))
             settle(0)
-        meta |= {"steps": step, "train_tokens": step * s.TRAIN_BATCH_TOKENS, "epochs": order.epoch(step), "seconds": clock.seconds}
+        meta = {"steps": step, "train_tokens": step * s.TRAIN_BATCH_TOKENS, "epochs": order.epoch(step)}
+        meta |= {"data": data.hashes, "seconds": clock.seconds}
         if r.rank == 0:
             save_arrays(self.folder / "weights.npz", model.weights(), meta)
             checkpoint.unlink(missing_ok=True)
@@ -1338,15 +1342,15 @@ class Run:
         return meta
     def export(self, model: GPT) -> dict[str, int]:
         """Write artifact.bin and say its size against the cap. Returns the byte counts."""
-        s, log, path, sizes = self.s, self.log, self.folder / "artifact.bin", {"code_bytes": (self.folder / "train_gpt.py").stat().st_size}
+        s, log, path, code = self.s, self.log, self.folder / "artifact.bin", len(SOURCE)
         with self.clock.span("export"):
             weights, steps = model.weights(), {}
             if self.runtime.rank == 0:
-                steps, artifact = fit_artifact(weights, s, sizes["code_bytes"], *self.calibrate(model))
+                steps, artifact = fit_artifact(weights, s, code, *self.calibrate(model))
                 if steps: log("steps " + kv(**steps))
                 atomic_write(path, lambda f: f.write(artifact))
         self.runtime.from_first("the artifact is written")
-        sizes |= {"model_bytes": (n := path.stat().st_size), "total_bytes": sizes["code_bytes"] + n, "cap_bytes": s.CAP_BYTES}
+        sizes = {"code_bytes": code, "model_bytes": (n := path.stat().st_size), "total_bytes": code + n, "cap_bytes": s.CAP_BYTES}
         log("size " + kv(**sizes, artifact_sha256=sha256_of(path.read_bytes())))
         log(f"total_submission_size_quant_{s.CODEC}: {sizes['total_bytes']} bytes")
         if s.TARGET_BYTES and abs(sizes["total_bytes"] - s.TARGET_BYTES) > s.TARGET_BYTES // 100: log("warning: that misses TARGET_BYTES")
@@ -1358,7 +1362,7 @@ class Run:
                 log("  " + kv(tensor=name, shape=weights[name].shape, bits=bits_of(s, name), bytes=packed[name]))
         return sizes
     def load_artifact(self, path: Path) -> GPT:
-        """The model that the bytes on disk stand for, with the settings of its header but for EVAL_*, TTT_* and NGRAM_* given by hand."""
+        """The model that the bytes on disk stand for, by its header but for EVAL_*, TTT_* and NGRAM_* given by hand. Raises UserError."""
         try: settings, weights = decode_artifact(path.read_bytes())
         except OSError as e: raise UserError(f"cannot read the artifact {path}: {e.strerror}") from None
         for name, value in ({key: self.s.table[key].default for key in LATER_KEYS} | settings).items():
@@ -1402,22 +1406,20 @@ class Run:
         gap = {"gap_tokens": n, "pre_export_val_bpb": pre, "post_export_val_bpb": post, "export_gap_bpb": post - pre}
         self.log("export " + kv(**gap))
         return gap
-    def whole_loop(self, resume: bool) -> int:
+    def whole_loop(self) -> int:
         """Train, export, score, result.json. Returns the exit status."""
         s, log, clock, interrupt = self.s, self.log, self.clock, Interrupt()
-        self.open_folder(resume)
+        self.open_folder()
         go_on = "go on with: " + shlex.join(["python3", str(self.folder / "train_gpt.py"), "--resume", str(self.folder)])
         model = self.build()
         try:
-            interrupt.raises = True
+            interrupt.raise_from_now()
             if (self.folder / "weights.npz").exists():
-                weights, meta = load_arrays(self.folder / "weights.npz")
+                weights, meta = self.take_up(self.folder / "weights.npz")
                 model.load_weights(weights)
-                clock.seconds = self.same_data(meta)["seconds"]
                 log("resumed " + kv(after="training", steps=meta["steps"]))
             else: meta = self.train(model, interrupt)
-            interrupt.raises = True
-            if interrupt.signal: raise Interrupted
+            interrupt.raise_from_now()
             sizes, limit = self.export(model), s.MAX_WALLCLOCK_SECONDS or math.inf
             if (late := clock.training() - limit) > 0: log(f"warning: export {late:.1f} s past MAX_WALLCLOCK_SECONDS; use a quiet machine")
             result, nats = self.score_artifact(self.folder / "artifact.bin")
@@ -1486,7 +1488,7 @@ def main(argv: list[str] | None = None) -> int:
         args = command_line().parse_intermixed_args(argv)
         run = Run(args, load_settings(argv), Log())
         if args.check: return run.check()
-        return run.eval_only(Path(args.eval_only)) if args.eval_only else run.whole_loop(bool(args.resume))
+        return run.eval_only(Path(args.eval_only)) if args.eval_only else run.whole_loop()
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -201,8 +201,8 @@ def readme_table(entries: list[Entry]) -> str:
             lines.append("| " + " | ".join([f"{c['val_bpb']:.4f}", spread, str(c["n"]), what, *rest]) + " |")
     else:
         lines.append(
-            f"No record yet; the first needs three seeds on one card. The published starting point is {STARTING_BPB}, a soft one: 1.4 times "
-            "the score of 30 minutes on an Apple M4 Pro, whose artifact was over the cap."
+            f"No record yet; the first needs three seeds on one card. The published starting point is {STARTING_BPB}, a soft one: 1.4 "
+            "times the score of 30 minutes on an Apple M4 Pro, whose artifact was over the cap."
         )
     if open_lane:
         c = open_lane[0].claim

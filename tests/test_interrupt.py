@@ -171,6 +171,12 @@ def test_stopped_while_the_result_is_written(main, tmp_path, during):
         assert main(RUN_ID="x").code == 143
 
 
+def test_stopped_while_the_model_is_built_compiles_nothing(main, tmp_path, during, monkeypatch):
+    monkeypatch.setattr(Stepper, "warm_up", lambda *args: pytest.fail("went on to the warm-up"))
+    with during(train_gpt.Run, "build", send(signal.SIGTERM)):
+        assert main(RUN_ID="x").code == 143
+
+
 def test_first_signal_asks_second_kills():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -178,7 +184,8 @@ def test_first_signal_asks_second_kills():
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupt.signal == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        interrupt.raises = True
+        with pytest.raises(train_gpt.Interrupted):
+            interrupt.raise_from_now()
         with pytest.raises(train_gpt.Interrupted):
             os.kill(os.getpid(), signal.SIGINT)
     finally:

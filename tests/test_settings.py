@@ -180,6 +180,12 @@ def test_help_prints_every_setting(capsys):
     assert all(f"  {name}" in text and x.help in text for name, x in TABLE.items())
 
 
+@pytest.mark.parametrize("option", ["--config", "--eval-only", "--resume"])
+def test_an_empty_name_is_refused(option):
+    with pytest.raises(UserError, match="not an empty one"):
+        settings(option, "")
+
+
 def test_bad_settings_end_with_status_2_and_one_line(main, tmp_path):
     done = main(MODEL_DIM=250, NUM_HEADS=8)
     assert (done.code, done.out) == (2, "")
