@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Purpose:  checks the record folders that differ between two commits, as the workflow for pull requests does, and
 #           that their dates are neither in the future nor, in the record track, that of a record in BASE or earlier.
-#           A folder that stands in BASE is neither changed nor removed, but by maintainers: --maintainer allows it.
+#           Beside record folders nothing else may differ, and a folder that stands in BASE is neither changed nor removed,
+#           but by maintainers: --maintainer allows both, and verdicts.
 #           The folders are taken out of git as data; nothing of them is run.
 # Hardware: any; Python 3.11 or newer, no packages.
 # Example:  bash scripts/check_changed_records.sh origin/main HEAD
@@ -28,43 +29,64 @@ git -C "$root" read-tree "$2"
 standing="$(git -C "$root" ls-tree --name-only "$1" records/track_30min_2mb_local/)"
 
 # On its own line, so that its failure stops all. Whatever the case: where it does not count, Records/verified is records/verified.
-git -C "$root" diff --no-renames --name-only -z "$1...$2" -- ':(icase)records' >"$work/changed"
+# Submodules count, whatever a .gitmodules says of them.
+differ=(git -C "$root" diff --ignore-submodules=none --no-renames --name-only -z "$1...$2" --)
+"${differ[@]}" ':(icase)records' >"$work/changed"
+"${differ[@]}" . ':(exclude,icase)records' >"$work/beside"
 
 status=0
+say() { # say PATH WORDS: a finding; the path is a stranger's, and may hold anything
+  printf '%q: %s\n' "$1" "$2" >&2
+  status=1
+}
+maintains() { [ "${maintainer}" = --maintainer ]; }
+there() { git -C "$root" rev-parse --quiet --verify "$1:$2" >/dev/null; }
+maintainer="${3-}"
+
 folders=()
+newline=$'\n'
 while IFS= read -r -d '' path; do
   case "$path" in
     records/verified/*)
-      echo "$path: verdicts come from maintainers, in a commit of their own" >&2
-      status=1
+      maintains || say "$path" "verdicts come from maintainers, in a commit of their own"
       ;;
     records/track_*/*/*)
       inside="${path#records/*/*/}" # not by cut, which takes a path of two lines for two
       folder="${path%"/$inside"}"
-      case " ${folders[*]-} " in *" $folder "*) ;; *) folders+=("$folder") ;; esac
+      case "$newline$(printf '%s\n' ${folders[@]+"${folders[@]}"})$newline" in
+        *"$newline$folder$newline"*) ;;
+        *) folders+=("$folder") ;;
+      esac
       ;;
     records/README.md | records/track_*/README.md)
-      if [ "${3-}" != --maintainer ]; then
-        echo "$path: what the tracks are is for maintainers to say; put your run into a folder of its own" >&2
-        status=1
-      fi
+      maintains || say "$path" "what the tracks are is for maintainers to say; put your run into a folder of its own"
       ;;
     *)
-      echo "$path: belongs to no record folder" >&2
-      status=1
+      say "$path" "belongs to no record folder"
       ;;
   esac
 done <"$work/changed"
 
+if [ -s "$work/changed" ] && ! maintains; then
+  while IFS= read -r -d '' path; do
+    say "$path" "belongs to no record folder, and a record comes alone; propose this by itself"
+  done <"$work/beside"
+fi
+
 for folder in ${folders[@]+"${folders[@]}"}; do
-  if [ "${3-}" != --maintainer ] && git -C "$root" rev-parse --quiet --verify "$1:$folder" >/dev/null; then
-    echo "$folder: stands in $1, and only maintainers change or remove what stands; put yours into a folder of its own" >&2
-    status=1
+  if ! maintains && there "$1" "$folder"; then
+    say "$folder" "stands in $1, and only maintainers change or remove what stands; put yours into a folder of its own"
   fi
-  if ! git -C "$root" rev-parse --quiet --verify "$2:$folder" >/dev/null; then
-    echo "$folder: removed"
+  if ! there "$2" "$folder"; then
+    printf '%q: removed\n' "$folder"
     continue
   fi
+  for track in track_30min_2mb_local track_non_record; do # a verdict is found by the name alone
+    twin="records/$track/${folder##*/}"
+    if [ "$twin" != "$folder" ] && { there "$1" "$twin" || there "$2" "$twin"; }; then
+      say "$folder" "has the name of $twin; choose another"
+    fi
+  done
   # Not by git archive, from which a .gitattributes of the folder's own could hide files.
   git -C "$root" ls-files -z -- "$folder" | git -C "$root" checkout-index -z --stdin --prefix="$work/tree/"
   newest="$(printf '%s\n' "$standing" | grep -vxF "$folder" |

@@ -43,7 +43,7 @@ class Entry:
     folder: Path
     claim: dict
     verified: str  # "" or the date of the verdict
-    pinned: bool = False  # scored on text whose hash is pinned
+    text: str = ""  # the name of the pinned text it was scored on; "" for another
     tokenizer_bytes: int = 0  # of a tokenizer that is not the default: not in the claim, but charged
     default_tokenizer: bool = True
     bytes_per_token: float | None = None  # of the default tokenizer on the validation text; None: nobody knows
@@ -65,7 +65,7 @@ class Entry:
         """Whether both were scored on the same text; another tokenizer's tokens of it have another hash."""
         mine, theirs = self.claim["validation"], other.claim["validation"]
         if self.same_tokenizer(other):
-            return mine["sha256"] == theirs["sha256"]
+            return mine == theirs
         return abs(mine["bytes"] / theirs["bytes"] - 1) <= 0.01
 
     def losses_like(self, other: Entry) -> list[float] | None:
@@ -101,12 +101,12 @@ def as_verified(claim: dict, verdict: dict) -> dict:
 def bytes_per_token(entries: list[Entry], pins: dict) -> float | None:
     """Of the default tokenizer on the record lane's validation text, or on one as like it as is known; None where none is.
 
-    First the pinned text of the lane; then what the first record with the default tokenizer says, which the checker has compared with
-    its logs; then the longest pinned text.
+    First the pinned text of the lane; then what the first record with the default tokenizer says, a verified one before others, which the
+    checker has compared with its logs; then the longest pinned text.
     """
-    lane = [e.claim for e in entries if e.claim["track"] == RECORD and e.default_tokenizer]
+    lane = [e for e in entries if e.claim["track"] == RECORD and e.default_tokenizer]
     known = [pin for pin in pins["validation"] if pin["sha256"] == pins["record_validation"]]
-    known += [claim["validation"] for claim in sorted(lane, key=lambda claim: (claim["date"], claim["name"]))]
+    known += [e.claim["validation"] for e in sorted(lane, key=lambda e: (not e.verified, e.claim["date"], e.claim["name"]))]
     known += sorted(pins["validation"], key=lambda pin: -pin["targets"])
     return known[0]["bytes"] / known[0]["targets"] if known else None
 
@@ -115,7 +115,7 @@ def read_records(records: Path, tracks: dict[str, Track] = TRACK, pins: dict | N
     """(entries of clean folders, why others were left out)."""
     entries, left_out = [], []
     pins = load_pins() if pins is None else pins
-    known = {pin["sha256"] for pin in pins["validation"]}
+    known = {pin["sha256"]: pin["name"] for pin in pins["validation"]}
     for track in tracks:
         for folder in sorted((records / track).glob("*")) if (records / track).is_dir() else []:
             if not folder.is_dir() or not NAME.fullmatch(folder.name):
@@ -125,11 +125,18 @@ def read_records(records: Path, tracks: dict[str, Track] = TRACK, pins: dict | N
                 rules = ", ".join(sorted({f.rule for f in report.findings}))
                 left_out.append(f"{track}/{folder.name}: {len(report.findings)} findings ({rules}); check_submission_folder.sh names them")
             else:
-                pinned = report.claim["validation"]["sha256"] in known
+                text = known.get(report.claim["validation"]["sha256"], "")
                 verdict = verdict_on(records, folder, report.claim)
                 claim = as_verified(report.claim, verdict) if verdict else report.claim
                 default = pins["tokenizer"] in (None, claim["tokenizer_sha256"])
-                entries.append(Entry(folder, claim, str(verdict.get("date", "")), pinned, report.tokenizer_bytes, default))
+                size = max(report.tokenizer_bytes, verdict.get("tokenizer_bytes", 0))
+                entries.append(Entry(folder, claim, str(verdict.get("date", "")), text, size, default))
+    texts: dict[str, Entry] = {}  # by hash, the first that was scored on it, a verified one before others
+    for entry in sorted(entries, key=lambda e: (not e.verified, e.claim["date"], e.claim["name"])):
+        first = texts.setdefault(entry.claim["validation"]["sha256"], entry)
+        if entry.claim["validation"] != first.claim["validation"]:
+            entries.remove(entry)
+            left_out.append(f"{entry.where}: counts other targets or bytes of the text than {first.where} does (S6, S7)")
     per_token = bytes_per_token(entries, pins)
     for entry in entries:
         entry.bytes_per_token = per_token
@@ -137,33 +144,44 @@ def read_records(records: Path, tracks: dict[str, Track] = TRACK, pins: dict | N
 
 
 def judge(entries: list[Entry]) -> None:
-    """Go through one track by date and say of each entry whether it beat the record that stood before it."""
+    """Go through one track by date and say of each entry whether it beat the record that stood before it.
+
+    What nobody has verified is only claimed, so it stands in no verified entry's way: such a one is held against the best verified one,
+    and where there is none it takes its place as the first.
+    """
     best: Entry | None = None
+    best_verified: Entry | None = None
     for entry in sorted(entries, key=lambda e: (e.claim["date"], e.claim["val_bpb"], e.claim["name"])):
-        if best is None:
-            entry.standing, entry.record = "first", True
-        elif not entry.same_text(best):
-            entry.standing = f"not comparable: scored on other text than {best.claim['name']}"
-        elif (mine := entry.losses_like(best)) is None or (theirs := best.losses_like(entry)) is None:
-            entry.standing = "not comparable: bytes per token of the default tokenizer are not known; their place is scripts/golf/pins.json"
-        else:
-            gain, p = mean(theirs) - mean(mine), welch_p(mine, theirs)
-            if gain < RECORD_MARGIN_NATS:
-                entry.standing = f"no record: {gain:+.4f} nats, {RECORD_MARGIN_NATS} are needed"
-            elif p is None or p >= RECORD_P:
-                entry.standing = f"no record: {gain:+.4f} nats, but p={'?' if p is None else format(p, '.3g')} is not under {RECORD_P}"
-            else:
-                entry.standing, entry.record = f"record by {gain:.4f} nats, p={p:.2g}", True
+        entry.standing, entry.record = against(entry, best_verified if entry.verified and best_verified else best)
+        if entry.verified and not best_verified and not entry.record:
+            entry.standing, entry.record = "first that is verified", True
         if entry.record:
             best = entry
+            best_verified = entry if entry.verified else best_verified
+
+
+def against(entry: Entry, best: Entry | None) -> tuple[str, bool]:
+    """(what to say of an entry beside the record that stands, whether it is one)."""
+    if best is None:
+        return "first", True
+    if not entry.same_text(best):
+        return f"not comparable: scored on other text than {best.claim['name']}", False
+    if (mine := entry.losses_like(best)) is None or (theirs := best.losses_like(entry)) is None:
+        return "not comparable: bytes per token of the default tokenizer are not known; their place is scripts/golf/pins.json", False
+    gain, p = mean(theirs) - mean(mine), welch_p(mine, theirs)
+    if gain < RECORD_MARGIN_NATS:
+        return f"no record: {gain:+.4f} nats, {RECORD_MARGIN_NATS} are needed", False
+    if p is None or p >= RECORD_P:
+        return f"no record: {gain:+.4f} nats, but p={'?' if p is None else format(p, '.3g')} is not under {RECORD_P}", False
+    return f"record by {gain:.4f} nats, p={p:.2g}", True
 
 
 def ranked(entries: list[Entry], track: str) -> list[Entry]:
-    """Entries of a track, best first; the record lane is judged."""
+    """Entries of a track, best first, those on pinned text before others; the record lane is judged."""
     mine = [e for e in entries if e.claim["track"] == track]
     if track == RECORD:
         judge(mine)
-    return sorted(mine, key=lambda e: (e.claim["val_bpb"], e.claim["name"]))
+    return sorted(mine, key=lambda e: (track == OPEN and not e.text, e.claim["val_bpb"], e.claim["name"]))
 
 
 def millions(n: int) -> str:
@@ -179,8 +197,8 @@ def cell(value: object) -> str:
 
 
 def readme_table(entries: list[Entry]) -> str:
-    best = ranked(entries, RECORD)
-    open_lane = [e for e in ranked(entries, OPEN) if e.pinned]
+    best = sorted(ranked(entries, RECORD), key=lambda e: not e.verified)
+    open_lane = sorted((e for e in ranked(entries, OPEN) if e.text), key=lambda e: not e.verified)
     lines = []
     if best:
         lines += [
@@ -207,7 +225,8 @@ def readme_table(entries: list[Entry]) -> str:
     if open_lane:
         c = open_lane[0].claim
         lines += ["", f"Open hardware, best of {len(open_lane)} scored on pinned text: {c['val_bpb']:.4f} on "
-                  f"{c['validation']['targets']:,} targets, [{cell(c['title'])}]({open_lane[0].where}), {cell(c['device'])}."]  # fmt: skip
+                  f"{c['validation']['targets']:,} targets, [{cell(c['title'])}]({open_lane[0].where}), {cell(c['device'])}, "
+                  f"{'verified ' + open_lane[0].verified if open_lane[0].verified else 'not verified yet'}."]  # fmt: skip
     lines += ["", "All of them, sortable: [docs/leaderboard.html](docs/leaderboard.html)."]
     return "\n".join([BEGIN, *lines, END])
 
@@ -278,6 +297,7 @@ def html_table(entries: list[Entry]) -> str:
             "tokens seen": (millions(c["train_tokens"]), c["train_tokens"]),
             "seconds": (f"{c['train_seconds']:.0f}", c["train_seconds"]),
             "targets": (f"{c['validation']['targets']:,}", c["validation"]["targets"]),
+            "text": (esc(e.text or f"other, {c['validation']['sha256'][:8]}"), None),
             "device": (esc(c["device"]), None),
             "verified": (f'<span class="verified">✓ {esc(e.verified)}</span>' if e.verified else "", None),
             "standing": (esc(e.standing), None),

@@ -156,9 +156,10 @@ def test_strangers_text_is_no_markup(finished, tmp_path):
     build(tmp_path)
     clean = Tags()
     clean.feed((tmp_path / "docs" / "leaderboard.html").read_text())
-    nasty = '<script>alert(1)</script><img src=x onerror="x">" onclick=\'x\' | [a](http://b) `c` &lt; <!-- leaderboard: end -->'
+    nasty = '<script>alert(1)</script><img src=x onerror="x">" onclick=\'x\' | [a](http://b) `c` < <!-- leaderboard: end -->'
     claim = json.loads((folder / "submission.json").read_text())
-    claim |= {"title": nasty[:120], "author": nasty[60:], "summary": nasty}
+    edit(folder / "README.md", ("^# .*", f"# {(title := nasty[50:80])}"))  # without HTML, which the heading may not have
+    claim |= {"title": title, "author": nasty[60:], "summary": nasty}
     (folder / "submission.json").write_text(json.dumps(claim))
     edit(folder / "train.log", ("^device:.*", r"device:<b>CPU</b> | [x](y) https://evil.example WWW.evil.example $\\checkmark$"))
     reseal(folder)
@@ -169,8 +170,8 @@ def test_strangers_text_is_no_markup(finished, tmp_path):
     readme = (tmp_path / "README.md").read_text()
     assert readme.count(END) == 1 and "<script" not in readme and "](http" not in readme and "<b>" not in readme
     entries = read_records(tmp_path / "records", TRACKS, NO_PINS)[0]
-    table = readme_table([dataclasses.replace(entry, pinned=True) for entry in entries])  # as the best of the open lane
-    assert table.count("evil") == 2 and table.count("alert") == 1 and table.count(END) == 1
+    table = readme_table([dataclasses.replace(entry, text="pinned") for entry in entries])  # as the best of the open lane
+    assert table.count("evil") == 2 and table.count("onclick") == 1 and table.count(END) == 1
     assert not re.search(r"<script|\]\(http|<b>|://evil|www\.evil|\$", table, re.IGNORECASE)
     assert build(tmp_path, "--check") == 0
 
@@ -181,6 +182,53 @@ def made_up(tokenizer, sha, targets, total, bpbs, name="2026-11-01_x", per_token
     claim = {"tokenizer_sha256": tokenizer, "validation": {"targets": targets, "bytes": total, "sha256": sha}, "runs": runs}
     claim |= {"track": RECORD, "name": name, "date": name[:10], "val_bpb": sum(bpbs) / len(bpbs)}
     return Entry(Path("x"), claim, "", default_tokenizer=tokenizer == "a", bytes_per_token=per_token)
+
+
+def test_claims_stand_in_no_verified_entrys_way(repository):
+    """What nobody has verified is shown as it is, and is no bar: neither a score too good to be true nor a text that nobody has."""
+
+    def judged(*rows):
+        entries = []
+        for day, (bpb, sha, verified) in enumerate(rows, 1):
+            entry = made_up("a", sha, 1000, 2500, [bpb, bpb + 0.0005, bpb - 0.0005], f"2026-11-{day:02}_x")
+            entries.append(dataclasses.replace(entry, verified=verified))
+        judge(entries)
+        return [(e.record, e.standing.split(" by ")[0].split(":")[0]) for e in entries]
+
+    day = "2026-11-30"
+    assert judged((1.5, "s", day), (0.8, "s", ""), (1.4, "s", day), (1.3, "s", "")) == [
+        (True, "first"),
+        (True, "record"),
+        (True, "record"),
+        (True, "record"),
+    ]
+    assert judged((1.5, "s", day), (0.8, "s", ""), (1.3, "s", ""), (1.499, "s", day))[2:] == [(False, "no record"), (False, "no record")]
+    assert judged((9.9, "other", ""), (1.5, "s", ""), (1.5, "s", day), (1.4, "s", "")) == [
+        (True, "first"),
+        (False, "not comparable"),
+        (True, "first that is verified"),
+        (True, "record"),
+    ]
+    entries = [dataclasses.replace(made_up("a", "s", 1000, 2500, [b] * 3), verified=v) for b, v in ((0.8, ""), (1.5, day))]
+    assert bytes_per_token(entries, NO_PINS) == 2.5
+
+
+def test_one_text_has_one_size(finished, tmp_path):
+    for name, factor in (("2026-11-21_honest", 1), ("2026-11-22_twice", 2)):
+        folder = make_folder(tmp_path / "records", [finished[0]], OPEN, name)
+        log = (folder / "train.log").read_text()
+        total, targets = (int(re.search(rf"{key}:([0-9]+)", log)[1]) for key in ("scored_bytes", "scored_tokens"))
+        loss = float(re.search(r"^scored val_loss:(\S+)", log, re.MULTILINE)[1])
+        bpb = loss / math.log(2) * targets / (factor * total)
+        edit(
+            folder / "train.log",
+            (rf"_bytes:{total}\b", f"_bytes:{factor * total}"),
+            (r"(^(scored|final_\S+) val_loss:\S+ val_bpb:)\S+", rf"\g<1>{bpb:.8f}"),
+        )
+        edit(folder / "train.log", (r"^export .*\n", ""))
+        reseal(folder)
+    entries, left_out = read_records(tmp_path / "records", TRACKS, NO_PINS)
+    assert [e.claim["name"] for e in entries] == ["2026-11-21_honest"] and "2026-11-22_twice: counts other" in left_out[0]
 
 
 def test_other_tokenizers_and_other_text():

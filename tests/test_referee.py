@@ -405,6 +405,32 @@ def test_pages_are_forgotten(tmp_path):
                 os.preadv(file.fileno(), [bytearray(4096)], 1 << 19, os.RWF_NOWAIT)
 
 
+def test_batches_that_are_no_probes_come_alone_too(score, monkeypatch):
+    """Before a probe no request is under way. Who waits for the next one to tell probes by that meets as many batches that are none."""
+    under_way, alone = 0, []
+
+    def counted(change, real):
+        def call(*args):
+            nonlocal under_way
+            under_way += change
+            alone.append(under_way == 0)
+            return real(*args)
+
+        return call
+
+    monkeypatch.setattr(Child, "ask", counted(1, Child.ask))
+    monkeypatch.setattr(Child, "answer", counted(-1, Child.answer))
+    score(SCORER.replace("50, 8\n", "50, 1\n"), probes=0)
+    batches = 1 + (TARGETS - SEQ_LEN) // STRIDE
+    assert batches // 10 < sum(alone) < batches // 2 and len(alone) == 2 * batches
+
+
+def test_no_call_of_windows_is_larger_than_the_referee_bears(score):
+    source = SCORER.replace("64, 16, 50, 8\n", "65_536, 1, 50, 65_536\n")
+    about = score(source, probes=0)[1]["scorer"]
+    assert about["windows"] == 256 and about["windows"] * about["seq_len"] == 1 << 24
+
+
 def test_one_batch_of_all_windows(score):
     with pytest.raises(Refusal, match="S2"):
         score(changed(CHEATS["looks at the target"][1]).replace("50, 8", "50, 9999"), probes=2)
@@ -856,16 +882,16 @@ def test_a_score_that_is_not_the_artifacts(record, tiny, tmp_path, capsys, monke
 @pytest.fixture
 def scored_as(tiny, tmp_path, monkeypatch):
     """scored_as(folder, bpb, *arguments, noise=, names=): the verdict where every artifact's score comes out as bpb, without running any.
-    noise: how far a target's nats are from the mean in one run and another; names: how many were looked up in vain."""
+    noise: how far a target's nats are in one run from those in the next; names: how many were looked up in vain."""
 
-    def verdict(folder, bpb, *arguments, noise=0.01, names=0):
+    def verdict(folder, bpb, *arguments, noise=0.2, names=0):
         runs = iter(range(9))
 
         def score(referee, folder, artifact):
             table = train_gpt.ByteTable.load(tiny.tokenizer)
             total = table.target_bytes(referee.tokens[:-1], referee.tokens[1:]).sum()
             nats = np.full(len(referee.tokens) - 1, bpb * np.log(2) * total / (len(referee.tokens) - 1))
-            nats[:2] += noise * next(runs) * np.array([1, -1])
+            nats += noise * next(runs) * np.resize([1, -1], len(nats))
             return nats, {"scoring_s": 1.0, "probes": {"names_left": names}}
 
         monkeypatch.setattr(Referee, "score", score)
@@ -907,7 +933,7 @@ def test_a_part_or_no_jail_verifies_nothing(finished, tmp_path, scored_as, capsy
     assert scored_as(folder, bpb, names=NAMES_LEFT)[1]["verified"]
     status, verdict = scored_as(folder, bpb, names=None)
     assert status == 0 and not verdict["verified"] and "does not say how many were looked up" in capsys.readouterr().out
-    status, verdict = scored_as(folder, bpb, noise=1e-6)  # the weights of one run, packed in two ways
+    status, verdict = scored_as(folder, bpb, noise=0.05)  # the weights of one run, with a little noise
     assert status == 1 and [entry["rule"] for entry in verdict["violations"]] == ["E2"]
 
 
@@ -957,6 +983,28 @@ def test_another_tokenizer_than_the_referees(record, tiny, tmp_path, scored_as):
     (folder / "submission.json").write_text(json.dumps(claim | {"tokenizer_sha256": "ab" * 32}))
     status, verdict = scored_as(folder, claim["val_bpb"], "--unchecked")
     assert status == 1 and [entry["rule"] for entry in verdict["violations"]] == ["B3"]
+
+
+def test_the_tokenizers_file_counts_whatever_the_log_says(record, tiny, tmp_path, scored_as):
+    folder, size = tmp_path / record.parent.name / record.name, Path(tiny.tokenizer).stat().st_size
+    shutil.copytree(record, folder)
+    claim = json.loads((folder / "submission.json").read_text())
+    status, verdict = scored_as(folder, claim["val_bpb"])
+    assert status == 0 and verdict["tokenizer_bytes"] == size
+    (folder / "submission.json").write_text(json.dumps(claim | {"cap_bytes": claim["total_bytes"] + size - 1}))
+    status, verdict = scored_as(folder, claim["val_bpb"], "--unchecked")
+    assert status == 1 and [entry["rule"] for entry in verdict["violations"]] == ["B4"]
+
+
+def test_a_verdict_takes_no_others_place(record, tiny, tmp_path, scored_as, capsys):
+    folder = tmp_path / record.parent.name / "2026-11-22_other"
+    shutil.copytree(record, folder)
+    bpb = json.loads((record / "submission.json").read_text())["val_bpb"]
+    status, before = scored_as(record, bpb)
+    claim = json.loads((folder / "submission.json").read_text())
+    (folder / "submission.json").write_text(json.dumps(claim | {"name": folder.name}))
+    assert scored_as(folder, bpb, "--unchecked") == (2, before) and "is the verdict on another folder" in capsys.readouterr().err
+    assert scored_as(record, bpb)[0] == 0
 
 
 def test_data_that_the_submission_could_read(record, tiny, tmp_path, capsys, monkeypatch):

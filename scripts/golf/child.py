@@ -269,7 +269,6 @@ class Plain:
         own = self.memory.learn(nats, tokens[0], targets[0], self.start) if self.memory else None
         return self.np.ones(targets.size) if own is None else own
 
-
     def begins(self, tokens: object, targets: object) -> list[object]:
         """Whether each target of a window is the first of a document, (last,), for a Learner that asks for it."""
         return [tokens[0, -targets.size :] == self.module.BOS] * (len(self.rates) - 1)

@@ -22,8 +22,8 @@ from golf.texts import read_text
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = "parameter-golf-local/submission-1"
 TYPED = ("title", "author", "summary")  # the only fields a person writes
-NAME = re.compile(r"(\d{4}-\d{2}-\d{2})_[a-z0-9][a-z0-9._-]{0,79}")
-MAX_FILE_BYTES, MAX_FILES = 16_000_000, 64
+NAME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})_[a-z0-9]([a-z0-9._-]{0,78}[a-z0-9_-])?")  # Windows takes no dot at the end
+MAX_FILE_BYTES, MAX_FILES, MAX_FOLDER_BYTES = 16_000_000, 64, 48_000_000
 MAX_SETTINGS_BYTES, MAX_SETTING = 8192, 200  # settings.env is not counted in the bytes, so there must be no room in it
 REQUIRED = ("README.md", "submission.json", "train.log", "train_gpt.py")
 UNHASHED = ("README.md", "submission.json")

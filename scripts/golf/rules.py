@@ -5,6 +5,7 @@ Rule ids are those of docs/track_spec.md. A Finding breaks a rule; a note tells 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -17,6 +18,7 @@ from golf import artifacts, schema, source
 from golf.records import (
     MAX_FILE_BYTES,
     MAX_FILES,
+    MAX_FOLDER_BYTES,
     MAX_SETTING,
     MAX_SETTINGS_BYTES,
     NAME,
@@ -43,13 +45,16 @@ from golf.runs import COUNTED_SPANS, FREE_SPANS, LogError, LogFacts, Step, parse
 from golf.texts import TextError, read_json, read_text, safe, suspicious_lines
 
 FASTER_CARDS = re.compile(
-    r"\b(5090|A100|A800|H100|H200|H800|H20|GH200|B100|B200|B300|GB200|GB300|L40S|RTX PRO 6000|MI2\d\d|MI3\d\d|TPU)", re.I
+    r"(?<![A-Z0-9])(?:RTX ?)?(5090|A100|A800|H100|H200|H800|H20|GH200|B100|B200|B300|GB200|GB300|L40S|PRO 6000|MI2\d\d|MI3\d\d|TPU)(?!\d)",
+    re.IGNORECASE,
 )
 LONG_SECONDS = 300.0  # of all spans outside the clock but scoring; compiling took 5 to 80 s in the project's own runs
 SHARED_LOSSES = 3  # as many equal train losses, and half of all, make two logs one run; two seeds share one in about a thousand
-# \u2713 is what leaderboard.py puts on what the referee verified; GitHub makes such signs of :white_check_mark: and its like too.
-MARKS = re.compile("[\u221a\u237b\u2611\u2705\u2713\u2714\U00010102\U0001f5f8\U0001f5f9\U0001fbb1]|:\\w{0,30}check\\w{0,30}:")
-README_HEAD = re.compile(r"\n*# (?!.*<[a-z/!?])[^\n]+\n+", re.IGNORECASE)  # a heading without HTML, which could hide what follows
+# \u2713 is what leaderboard.py puts on what the referee verified; GitHub makes such signs of :white_check_mark: and &check; too, and
+# an image can show anything.
+SIGNS = "\u221a\u237b\u2611\u2705\u2713\u2714\U00010102\U0001f5f8\U0001f5f9\U0001fbb1"
+MARKS = re.compile(rf"[{SIGNS}]|:\w{{0,30}}check\w{{0,30}}:|&#?\w{{1,30}};|!\[")
+HTML = re.compile("<[a-z/!?]", re.IGNORECASE)
 FIELD_RULES = {"total_bytes": "B4", "code_bytes": "B1", "model_bytes": "B1", "cap_bytes": "B1", "train_seconds": "C1", "validation": "S7"}
 
 
@@ -142,6 +147,10 @@ def check_files(report: Report) -> bool:
     if len(names) > MAX_FILES:
         report.find(folder.name, "E1", f"{len(names)} files", f"at most {MAX_FILES}", "keep what make_record.sh writes and nothing else")
         return False
+    if (size := sum(path.stat().st_size for path in map(folder.joinpath, names) if path.is_file())) > MAX_FOLDER_BYTES:
+        fix = "keep what make_record.sh writes and nothing else"
+        report.find(folder.name, "E1", f"{size} bytes in all", f"at most {MAX_FOLDER_BYTES}", fix)
+        return False
     for name in names:
         path = folder / name
         if path.is_symlink():
@@ -224,7 +233,7 @@ def check_claim_shape(report: Report) -> dict | None:
     for field in (*TYPED, "device"):
         if m := MARKS.search(claim[field]):
             fix = f"write {field} without it; the leaderboard's mark comes from the referee's verdict"
-            report.find(name, "E1", f"{m[0]} in {field}", "no check marks", fix)
+            report.find(name, "E1", f"{m[0]} in {field}", "no check marks or images", fix)
     return claim
 
 
@@ -377,9 +386,11 @@ def check_log(report: Report, name: str, f: LogFacts, track: Track, code: bytes,
     if {f.hashes["val_tokens_sha256"], *(pin["sha256"] for pin in pins["validation"])} & set(f.train_shards.values()):
         find(name, "D1", "a training shard has the sha256 of validation tokens", "no shared tokens", "train on the train shards only")
     for shard in f.train_shards:
-        if not re.search(r"_train_\d+\.bin$", shard):
-            measured, allowed = f"{safe(shard, 80)} among the training shards", "names like *_train_000000.bin"
-            find(name, "D1", measured, allowed, "train on the train shards only")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*_train_[0-9]+\.bin", shard):
+            measured, allowed = f"{safe(shard, 80)} among the training shards", "names like fineweb_train_000000.bin"
+            find(name, "D1", measured, allowed, "train on the train shards only, under names of letters, digits, _, . and -")
+    if not f.train_shards:
+        find(name, "E2", "no hash of a training shard", "one for each", "copy the log of a finished run, whole")
     if not f.steps:
         report.notes.append(f"{name}: no step line says how the training went; a run of few steps has none (C1)")
     free = {span: f.spans[span] for span in FREE_SPANS if span != "scoring" and span in f.spans}
@@ -406,18 +417,21 @@ def check_log(report: Report, name: str, f: LogFacts, track: Track, code: bytes,
         said = f"val_tokens_sha256:{f.hashes['val_tokens_sha256'][:16]}, {f.data['val_targets']} targets, {f.data['val_bytes']} bytes"
         report.notes.append(f"{name}: scored on text that is not pinned, {said}; its score compares with no pinned one (S7)")
     if pins["tokenizer"] and f.hashes["tokenizer_sha256"] != pins["tokenizer"]:
-        check_tokenizer(report, name, f, track)
+        check_tokenizer(report, name, f, track, code)
     if track.record and not pins["record_validation"]:
         report.notes.append(f"{name}: no published validation hash is pinned; the log says {f.hashes['val_tokens_sha256'][:16]} (S7)")
     if track.record:
         check_record_lane(report, name, f, track, pins)
 
 
-def check_tokenizer(report: Report, name: str, f: LogFacts, track: Track) -> None:
-    """Of a tokenizer that is not the default one: its file counts."""
+def check_tokenizer(report: Report, name: str, f: LogFacts, track: Track, code: bytes) -> None:
+    """Of a tokenizer that is not the default one: its file counts. How large it is the log says, and the referee looks."""
     said = f"tokenizer_sha256:{f.hashes['tokenizer_sha256'][:16]} is not the default tokenizer's, so it counts as model bytes"
     if (size := f.data.get("tokenizer_bytes", 0)) <= 0:
         report.notes.append(f"{name}: {said} (B3)")
+        with contextlib.suppress(source.SourceError):
+            if b"tokenizer_bytes=" in source.readable(code):  # trainers until 2026-11-25 did not say it
+                report.find(name, "B3", f"tokenizer_bytes:{size}", "the size of the tokenizer's file", "copy the log as the run wrote it")
         return
     report.tokenizer_bytes = max(report.tokenizer_bytes, size)
     total = f.size["total_bytes"] + size
@@ -472,7 +486,7 @@ def check_log_arithmetic(report: Report, name: str, f: LogFacts) -> None:
     if f.finals != 1:
         find("S4", f"{f.finals} final_sliding_window_exact lines", "one score of one run")
     for line in f.twice:
-        find("E4", f"`{line}` says otherwise than a line before it", "one such line, and one more each time the run went on")
+        find("E4", f"`{line}` stands there again or says otherwise than before", "one such line, and one more each time the run went on")
     for key in ("val_loss", "val_bpb"):
         if f.final[key] != f.scored[key]:
             find("E4", f"final {key}:{f.final[key]}", f"{f.scored[key]}, that of the scored line")
@@ -488,6 +502,10 @@ def check_log_arithmetic(report: Report, name: str, f: LogFacts) -> None:
         bpb = f.scored["val_loss"] / math.log(2) * scored / f.scored["scored_bytes"]
         if not close(bpb, f.scored["val_bpb"], 0.0, 5e-8):
             find("S6", f"val_bpb:{f.scored['val_bpb']:.8f}", f"{bpb:.8f}, from val_loss, tokens and bytes")
+    if f.gap:
+        gap = f.gap.get("post_export_val_bpb", math.nan) - f.gap.get("pre_export_val_bpb", math.nan)
+        if not close(gap, f.gap.get("export_gap_bpb", math.nan), absolute=2e-8):
+            find("E4", f"export_gap_bpb:{f.gap.get('export_gap_bpb')}", f"{gap:.8f}, the score after export less that before it")
     if "post_export_val_bpb" in f.gap and f.gap.get("gap_tokens") == targets and f.gap["post_export_val_bpb"] != f.final["val_bpb"]:
         find(
             "S1",
@@ -532,8 +550,10 @@ def check_clock(report: Report, name: str, f: LogFacts, find: Callable) -> None:
         said = f"tokens:{tokens} of {most}, steps times TRAIN_BATCH_TOKENS"
         report.notes.append(f"{name}: {said}; whether the code trains on smaller batches is for readers (C1)")
     went_on: list[Step] = []  # the lines so far, but for those of steps that a resumed run takes again
+    lost = 0.0
     for now in f.steps:
         resumed = now.tokens_per_s is None
+        lost += max(0.0, went_on[-1].train_s - now.train_s) if resumed and went_on else 0.0
         while went_on and went_on[-1].step >= now.step + resumed:
             went_on.pop()
         before = went_on[-1] if went_on else None
@@ -548,6 +568,8 @@ def check_clock(report: Report, name: str, f: LogFacts, find: Callable) -> None:
                 allowed = f"{'about' if whole else 'at most'} {rate:.0f}, from steps and train_s"
                 find("C1", f"line {now.line}: tokens_per_s:{speed:g}", allowed)
         went_on.append(now)
+    if lost > LONG_SECONDS:
+        report.notes.append(f"{name}: where the run went on, {lost:.0f} s of training were gone and are not counted (C4)")
     if f.steps and f.steps[-1].train_s > f.trained["train_s"] * 1.0001:
         find("C1", f"line {f.steps[-1].line}: train_s:{f.steps[-1].train_s}", f"at most {f.trained['train_s']}, the whole of training")
     if f.steps and f.steps[-1].step > f.trained["steps"]:
@@ -711,10 +733,10 @@ def check_readme(report: Report, claim: dict | None) -> None:
         text = text.replace("\r\n", "\n")
         start, end = text.find(NUMBERS_BEGIN), text.find(NUMBERS_END)
         block = text[start : end + len(NUMBERS_END)] if 0 <= start < end else ""
-        if block and not README_HEAD.fullmatch(text[:start]):
-            fix = f"let the first line be `# title` in plain words and the next, after an empty one, {NUMBERS_BEGIN}"
-            measured = "text or HTML before the numbers"
-            report.find("README.md", "E1", measured, "the numbers directly below the first heading", fix)
+        if block and (text[:start].strip("\n") != f"# {claim['title']}" or HTML.search(text[:start])):
+            fix = f"let the first line be `# ` and the title of submission.json, and the next, after an empty one, {NUMBERS_BEGIN}"
+            measured = f"{safe(text[:start].strip(), 120)} before the numbers"
+            report.find("README.md", "E1", measured, "the title of submission.json alone, without HTML", fix)
         if block != numbers_table(claim):
             fix = f"put back what make_record.sh wrote between {NUMBERS_BEGIN} and {NUMBERS_END}"
             report.find(

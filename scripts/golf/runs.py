@@ -19,7 +19,7 @@ FREE_SPANS = ("setup", "warmup", "validation", "scoring", "auxiliary", "gap")
 PRIVATE_SETTINGS = ("RUN_ID", "RUNS_DIR", "DATA_PATH", "TOKENIZER_PATH", "SEED")  # may differ between the seeds of a record
 FREE_TEXT = re.compile(r"(note|warning|failed|diverged|interrupted|OVER THE CAP|Lower )")
 PAIR = re.compile(r"([A-Za-z_][\w./-]*):(.*)")
-NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?(e[+-]?\d{1,2})?")
+NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?(e[+-]?[0-9]{1,2})?")  # not \d, which takes the digits of every script
 NUMERIC_SETTINGS = ("SEED", "MAX_WALLCLOCK_SECONDS", "TRAIN_BATCH_TOKENS", "VAL_TOKENS", "ITERATIONS")
 FINAL = "final_sliding_window_exact"
 # what a run says once, and once more each time it goes on
@@ -63,7 +63,7 @@ class LogFacts:
     finals: int  # how many final lines there are
     steps: list[Step]
     auxiliary: dict[str, float]
-    twice: list[str]  # how lines begin that stand there again, more often than the run went on; `data` where two such lines disagree
+    twice: list[str]  # how lines begin that stand there again, more often than the run went on, or disagree with one before them
 
     @property
     def train_seconds(self) -> float:
@@ -99,9 +99,9 @@ def numbers(text: str) -> dict[str, float]:
     """The pairs whose values are finite numbers."""
     found = {}
     for key, value in pairs(text).items():
-        if re.fullmatch(r"-?\d{1,18}", value):
+        if re.fullmatch("-?[0-9]{1,18}", value):
             found[key] = int(value)
-        elif re.fullmatch(r"-?\d{1,18}(\.\d{1,18})?(e[+-]?\d{1,2})?", value):
+        elif re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?(e[+-]?[0-9]{1,2})?", value):
             found[key] = float(value)
     return found
 
@@ -115,7 +115,7 @@ def parse_log(text: str) -> LogFacts:
     spans: dict[str, float] = {}
     auxiliary: dict[str, float] = {}
     steps: list[Step] = []
-    said_total, finals, resumed, times, contradicted = None, 0, 0, collections.Counter(), []
+    said_total, finals, resumed, times, disagree, reset = None, 0, 0, collections.Counter(), set(), set()
     for number, line in enumerate(text.split("\n"), 1):
         line = line.rstrip("\r")
         if FREE_TEXT.match(line):
@@ -123,8 +123,10 @@ def parse_log(text: str) -> LogFacts:
         times.update(ONCE.findall(line))
         resumed += line.startswith("resumed ")
         if m := re.fullmatch(r"setting (\w+)=(.*) from:.*", line):
+            if settings.setdefault(m[1], m[2]) != m[2]:
+                reset.add(f"setting {m[1]}")
             settings[m[1]] = m[2]
-        elif m := re.fullmatch(r"total_submission_size_quant_(\w+): (\d+) bytes", line):
+        elif m := re.fullmatch(r"total_submission_size_quant_(\w+): ([0-9]+) bytes", line):
             said_total = m[1], int(m[2])
         elif line.startswith("step:"):
             row = numbers(line)
@@ -135,21 +137,21 @@ def parse_log(text: str) -> LogFacts:
             spans = row | {key: max(row.get(key, 0.0), spans[key]) for key in spans.keys() & set(COUNTED_SPANS)}
         elif line.startswith("auxiliary "):
             row = pairs(line.removeprefix("auxiliary "))
-            if re.fullmatch(r"\d+\.\d+", row.get("val_bpb", "")):
+            if re.fullmatch(r"[0-9]+\.[0-9]+", row.get("val_bpb", "")):
                 auxiliary[row.get("name", "")] = float(row["val_bpb"])
-        elif m := re.match(r"(data|size|trained|scored|export|resumed|" + FINAL + r") (?=\w+:)", line):
+        elif m := re.match(r"(data|size|trained|scored|export|resumed|" + FINAL + r") (?=[^\s:]+:)", line):
             rest = line[m.end() :]
             row = numbers(rest)
             before = by_label.setdefault(m[1], {})
             if m[1] == "data" and any(before.get(k, row[k]) != row[k] for k in row if k in DATA_NUMBERS):
-                contradicted = ["data"]
+                disagree.add("data")
             before.update(row)
             if m[1] == "resumed" and {"step", "train_s"} <= row.keys():
                 steps.append(Step(number, int(row["step"]), row["train_s"], None))
             finals += m[1] == FINAL
-            hexes = {k: v for k, v in pairs(rest).items() if re.fullmatch(r"[0-9a-f]{64}", v)}
+            hexes = {k: v.lower() for k, v in re.findall(r"(\S+):([0-9a-fA-F]{64})(?!\S)", rest)}  # a file's name can begin with anything
             if m[1] == "data":
-                hashes |= hexes
+                disagree |= {f"data {k}" for k, v in hexes.items() if hashes.setdefault(k, v) != v}
             elif m[1] == "size":
                 about |= hexes
         elif (m := PAIR.fullmatch(line)) and not line.startswith(EPOCHS):
@@ -158,6 +160,8 @@ def parse_log(text: str) -> LogFacts:
                 value = before if value in before.split(", then ") else f"{before}, then {value}"
             elif m[1] == "devices" and value.isdecimal() and before.isdecimal():
                 value = max(value, before, key=int)
+            elif m[1] in ("seed", "code_sha256") and before not in ("", value):
+                disagree.add(m[1])
             about[m[1]] = value
     wanted = {
         **{f"setting {key}=<number>": NUMBER.fullmatch(settings.get(key, "")) for key in NUMERIC_SETTINGS},
@@ -178,7 +182,8 @@ def parse_log(text: str) -> LogFacts:
             raise LogError(name)
     labels = (by_label.get(name, {}) for name in ("data", "size", "trained", "scored", "export", FINAL))
     data, size, trained, scored, gap, final = labels
-    twice = contradicted + [line for line, n in times.items() if n > 1 + resumed]
+    disagree |= set() if resumed else reset  # a run that goes on may have some settings changed
+    twice = sorted(disagree) + [line for line, n in times.items() if n > 1 + resumed]
     return LogFacts(settings, about, data, hashes, size, said_total, trained, scored, gap, spans, final, finals, steps, auxiliary, twice)
 
 

@@ -97,6 +97,7 @@ REACHES_OUT = set(
 )
 RUNS_MORE = set("subprocess multiprocessing pty runpy code codeop ctypes cffi _posixsubprocess zipimport builtins".split())
 TEXTS = set("pydoc pydoc_data this idlelib lib2to3 turtledemo ensurepip".split())  # more text than a model should be handed uncounted
+DOCSTRINGS = set("__doc__ getdoc getsource getsourcelines getcomments".split())
 PICKLES = set("pickle _pickle cPickle dill cloudpickle joblib marshal shelve".split())
 NAMES = {  # what a trainer has no need of, called or not: under another name it can be called later
     "eval": "runs generated code", "exec": "runs generated code", "__import__": "imports by a computed name",
@@ -153,6 +154,7 @@ def reaches(tree: ast.Module, packages: frozenset[str]) -> list[tuple[int, str]]
     allowed = packages | set(sys.stdlib_module_names) - TEXTS
     aliases: dict[str, str] = {}
     nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom, ast.Call, ast.Name, ast.Attribute))]
+    found += [(x.lineno, "asks for docstrings") for x in ast.walk(tree) if isinstance(x, ast.Constant) and x.value == "__doc__"]
 
     def name_of(node: ast.AST) -> str:
         """The full name that a name or attribute stands for, as far as the imports tell."""
@@ -173,6 +175,8 @@ def reaches(tree: ast.Module, packages: frozenset[str]) -> list[tuple[int, str]]
             found.append((line, f"{name} tells or changes what is cached, or reads past a buffer"))
         if set(parts[1:]) & {"ctypes", "_ctypes", "cffi", "subprocess", "_posixsubprocess"}:  # as a library hands them out: torch.ctypes
             found.append((line, f"{name} runs native code or programs"))
+        if set(parts[1:]) & DOCSTRINGS:  # the module's own __doc__ has no dot
+            found.append((line, f"{name} reads the text of packages, which no artifact counts"))
 
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -217,7 +221,13 @@ def setting_names(tree: ast.Module) -> set[str]:
 
 def sections(text: str) -> dict[str, str]:
     """The text between `# shared: begin NAME` and `# shared: end NAME`, by name."""
-    return {m[1]: m[2] for m in re.finditer(r"^# shared: begin (\w+)\n(.*?)^# shared: end \1$", text, re.MULTILINE | re.DOTALL)}
+    found, name, begun = {}, "", 0
+    for m in re.finditer(r"^# shared: (begin|end) (\w+)$\n?", text, re.MULTILINE):
+        if m[1] == "begin" and not name:
+            name, begun = m[2], m.end()
+        elif m[1] == "end" and m[2] == name:
+            found[name], name = text[begun : m.start()], ""
+    return found
 
 
 def sections_here(root: Path) -> list[dict[str, str]]:

@@ -26,6 +26,7 @@ from golf.traces import python_paths
 
 CHILD_SETTINGS = ("DEVICE", "PRECISION", "COMPILE", "EVAL_BATCH_TOKENS")  # where and how to compute; all else is in the artifact
 REPLY_FLOATS = 1 << 28  # logits in one reply
+CALL_FLOATS, CALL_TOKENS = 1 << 26, 1 << 24  # logits and tokens in a call of several windows: a probe takes 15 times as much memory here
 DEFAULT_LIMITS = {
     "start_s": 300.0,
     "reply_s": 300.0,
@@ -258,7 +259,8 @@ class Child:
             raise Refusal("S4", f"stride {about['stride']} of windows of {about['seq_len']} leaves targets unscored")
         if about["seq_len"] * about["vocab_size"] > REPLY_FLOATS or not isinstance(about.get("learns"), bool):
             raise Refusal("S3", f"seq_len x vocab_size is over {REPLY_FLOATS}, or it does not say whether it learns")
-        about["windows"] = min(about["windows"], REPLY_FLOATS // (about["stride"] * about["vocab_size"]))
+        most = min(CALL_FLOATS // (about["stride"] * about["vocab_size"]), CALL_TOKENS // about["seq_len"])
+        about["windows"] = max(1, min(about["windows"], most))
         return about
 
     def ask(self, tokens: np.ndarray, last: int, start: int) -> None:

@@ -9,9 +9,7 @@ from pathlib import Path
 
 MAX_TEXT_BYTES = 8_000_000
 # also bidirectional overrides, and letters that no font shows: tags and selectors that can spell whole sentences
-CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
-)
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]")
 JOINERS = re.compile("[\u200c\u200d]")
 UNSEEN = re.compile("[\u00ad\u034f\u115f\u1160\u2800\u3164\ufe00-\ufe0f\uffa0]")  # may stand in honest text, and inside a word too
 
@@ -20,10 +18,10 @@ STEERING = re.compile(
     r"\b(ignore|disregard|forget)\b.{0,30}\b(previous|prior|above|earlier|all)\s+(the\s+|of\s+)*(your\s+)?(instruction|rule|check|prompt)"
     r"|<\|(im_start|im_end|system|endoftext)\|>|\[/?INST\]|^\s*(system|assistant|reviewer|judge)\s*(prompt|message|note|instructions?)\s*:"
     r"|\byou are an? (ai|language model|assistant|reviewer|judge)\b"
-    r"|(^|[.!?:]\s+)(please\s+)?act as an? (ai|language model|assistant|reviewer|judge)\b|(^|[.!?:]\s+)as an ai\b"
+    r"|(^|[.!?:]\s+)(please\s+)?act as an? (ai|language model|assistant|reviewer|judge)\b|(^|[.!?:]\s+)as an ai\b(?!-)"
     r"|(^|[.!?:,]\s+)(please\s+)?(mark|treat|report|accept|approve)\b.{0,40}\b(this|the) (submission|record|folder|run|result)"
     r"\s+((as|is|was|to be|it is)\s+)?((now|already|fully)\s+)?(verified|valid|clean|passed|approved)\b"
-    r"|\bcurl\s+\S+\s*\|\s*(ba)?sh\b|\brm\s+-rf\s+[~/]",
+    r"|\bcurl\s+\S+\s*\|\s*(ba)?sh\b|\brm\s+-rf\s+[~/]+(\s|\*|$)",
     re.IGNORECASE | re.MULTILINE,
 )
 
