@@ -170,7 +170,7 @@ class Tokenizer:
             described = json.loads(self.path.read_text(encoding="utf-8"))
             self.size = int(described["vocab_size"])
             offset = int(described.get("byte_offset", self.size - 256))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ToolError(f"{self.path} does not describe a byte tokenizer ({error!r})") from None
         ids = np.arange(self.size)
         self.is_byte = (ids >= offset) & (ids < offset + 256)
@@ -210,7 +210,7 @@ def find_tokenizer(folder: Path, given: Path | None, manifest: dict[str, Any] | 
     if given is None and manifest is not None:
         given = tokenizer_of(folder, manifest)
     if given is None:
-        beside = folder.parent.parent / "tokenizers"
+        beside = Path(os.path.abspath(folder)).parents[1] / "tokenizers"
         found = [path for path in sorted(beside.glob("*")) if path.suffix in (".model", ".json")]
         if len(found) != 1:
             raise ToolError(f"{folder} has no {MANIFEST_NAME} and {beside} has {len(found)} tokenizers; add --tokenizer FILE")

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-if missing := [name for name in ("numpy", "sentencepiece", "tqdm", "filelock") if importlib.util.find_spec(name) is None]:
+NEEDED = ("numpy", "sentencepiece", "tqdm", "filelock", "huggingface_hub", "zstandard")
+if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
     where = "source .venv/bin/activate (bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env makes it)"
     print(f"error: {sys.executable} lacks {', '.join(missing)}; type: {where}", file=sys.stderr)
     sys.exit(2)

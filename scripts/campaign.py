@@ -468,8 +468,6 @@ def main(argv: list[str] | None = None) -> int:
     except CampaignError as e:
         print("error: " + str(e).replace("\n", "\n       "), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from golf.interrupts import tool_main
 from golf.records import ROOT, is_date
 from golf.rules import Report, check_date, check_folder
 from golf.texts import safe
@@ -81,4 +82,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tool_main(main))

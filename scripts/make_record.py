@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from golf import source
+from golf.interrupts import tool_main
 from golf.records import NAME, TRACK, TYPED, Track, control_file, derive, is_date, readme_text, seed_files, settings_text
 from golf.rules import Report, check_folder
 from golf.runs import RunError, RunFolder, read_run
@@ -114,4 +115,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tool_main(main))

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from golf import source
+from golf.interrupts import tool_main
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,4 +51,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tool_main(main))

@@ -64,7 +64,7 @@ def prepare(trainer, argv):
     """The settings of a run. Raises trainer.UserError for whatever keeps it from starting."""
     settings = trainer.load_settings(argv)
     runtime = trainer.resolve_device(settings)
-    torch_compiles = trainer.__name__ == "train_gpt" and getattr(runtime, "compile", False)  # an edited trainer may not say
+    torch_compiles = not hasattr(trainer, "mx") and getattr(runtime, "compile", False)  # an edited trainer may not say
     if torch_compiles and (lacks := compiling_lacks()):
         print(f"warning: torch.compile will fail, and training without it is slower: {lacks}", file=sys.stderr)
     data_path, tokenizer_path = Path(settings.DATA_PATH), Path(settings.TOKENIZER_PATH)

@@ -19,6 +19,7 @@ import dataclasses
 import html
 import json
 import math
+import re
 import string
 import sys
 from pathlib import Path
@@ -67,11 +68,10 @@ def unfinished(path: Path, why: str) -> Shown:
         log = read_text(path / "train.log")
     except TextError as e:
         raise ResultError(f"{why}; and {path / 'train.log'}: {e}") from None
-    setting = [line for line in log.split("\n") if line.startswith("setting TRAIN_BATCH_TOKENS=")]
-    batch = setting[0].split("=")[1].split()[0] if setting else ""
-    if not batch.isdecimal():
+    batch = re.search(r"^setting TRAIN_BATCH_TOKENS=([0-9]+)", log, re.MULTILINE)
+    if not batch:
         raise ResultError(f"{why}; its log has no settings either, so there is nothing to show")
-    return Shown(path.name, read_curves(log), int(batch), None, notes=[why])
+    return Shown(path.name, read_curves(log), int(batch[1]), None, notes=[why])
 
 
 def load(path: Path, tokens: int, logs_only: bool) -> list[Shown]:
@@ -86,7 +86,7 @@ def load(path: Path, tokens: int, logs_only: bool) -> list[Shown]:
     for result in results:
         name = result.label.removeprefix(f"{result.folder.name}/")
         log = read_text(result.folder / name if name.endswith(".log") else result.folder / "train.log")
-        run = Shown(safe(result.label, 60), read_curves(log), int(result.facts.settings["TRAIN_BATCH_TOKENS"]), result)
+        run = Shown(safe(result.label, 60), read_curves(log), int(float(result.facts.settings["TRAIN_BATCH_TOKENS"])), result)
         if logs_only or path.is_file() or (path / "submission.json").is_file():
             run.notes.append("shown from its log alone")
         else:

@@ -703,6 +703,28 @@ def test_training_that_is_gone_is_pointed_out(folder):
     assert any("1604 s of training were gone" in note for note in check(folder).notes)
 
 
+def test_numbers_too_large_for_a_float(folder):
+    """In submission.json, and in an artifact's header: findings, no traceback."""
+    text = (folder / "submission.json").read_text()
+    (folder / "submission.json").write_text(re.sub(r'"scoring_seconds": [0-9.]+', f'"scoring_seconds": 1{"0" * 400}', text, count=1))
+    assert any("too many digits" in f.measured for f in check(folder).findings)
+    (folder / "submission.json").write_text(text)
+    data = (folder / "artifact.bin").read_bytes()
+    size = struct.unpack_from("<I", data, 8)[0]
+    header = json.loads(zlib.decompress(data[28 : 28 + size]))
+    header["model"]["ROPE_BASE"] = 10**400
+    packed = zlib.compress(json.dumps(header).encode())
+    resize(folder, data[:8] + struct.pack("<I", len(packed)) + data[12:28] + packed + data[28 + size :])
+    assert any("its header says ROPE_BASE=1000" in f.measured for f in check(folder).findings)
+
+
+def test_a_file_listed_twice(folder):
+    claim = json.loads((folder / "submission.json").read_text())
+    claim["files"].append(claim["files"][0] | {"bytes": 1, "sha256": "0" * 64})
+    (folder / "submission.json").write_text(json.dumps(claim))
+    assert any(f.measured == "a file listed twice" for f in check(folder).findings)
+
+
 def test_a_folder_has_a_largest_size(folder, monkeypatch):
     monkeypatch.setattr("golf.rules.MAX_FOLDER_BYTES", 10_000)
     assert [f.rule for f in check(folder).findings] == ["E1"] and "bytes in all" in check(folder).findings[0].measured

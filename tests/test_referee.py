@@ -6,6 +6,7 @@ Most submissions here are small NumPy scorers, so that a process starts quickly.
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -252,8 +253,9 @@ CHEATS = {
 
 
 @pytest.mark.parametrize("name", CHEATS, ids=[name.replace(" ", "_") for name in CHEATS])
-def test_cheats(score, name):
+def test_cheats(score, name, monkeypatch):
     rule, body = CHEATS[name]
+    monkeypatch.setattr("golf.questions.random.SystemRandom", lambda: random.Random(1))  # not all probes at windows' ends
     with pytest.raises(Refusal, match=rule + ":") as e:
         score(changed(body))
     if rule == "S2":

@@ -559,7 +559,10 @@ def test_a_builder_that_does_not_deliver(repo, how, text):
     assert text in done.stderr
 
 
-@pytest.mark.parametrize("name", ["compare_runs", "report", "sweep_export", "profile_step"])
+TOOLS = "campaign check_submission compare_runs leaderboard make_record pack_code profile_step report sweep_export".split()
+
+
+@pytest.mark.parametrize("name", TOOLS)
 def test_an_interrupted_tool_says_so_without_a_traceback(monkeypatch, capsys, name):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     pytest.importorskip(name)
@@ -571,7 +574,8 @@ def test_an_interrupted_tool_says_so_without_a_traceback(monkeypatch, capsys, na
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", interrupt)
+    for parse in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, parse, interrupt)
     monkeypatch.setattr(train_gpt, "load_settings", interrupt)
     monkeypatch.setattr("sys.argv", [name])
     with pytest.raises(SystemExit) as e:

@@ -268,6 +268,8 @@ def check_claim(report: Report, claim: dict, track: Track, logs: dict[str, LogFa
     derived = derive(report.folder, claim["track"], logs, controls)
     known = {entry["path"] for entry in claim["files"]}
     there = {entry["path"] for entry in derived["files"]}
+    if len(known) < len(claim["files"]):
+        report.find("submission.json", "E1", "a file listed twice", "each file once", REMAKE)
     for name in sorted(there - known):
         report.find(name, "E1", "a file that submission.json does not list", "listed files only", "remove it, or make the folder again")
     for name in sorted(known - there):
@@ -612,7 +614,7 @@ def check_artifact(report: Report, log_name: str, f: LogFacts, codecs: tuple, de
             continue
         try:
             same = float(said) == float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             same = False
         if not same:
             report.find(

@@ -115,7 +115,7 @@ def parse_log(text: str) -> LogFacts:
     spans: dict[str, float] = {}
     auxiliary: dict[str, float] = {}
     steps: list[Step] = []
-    said_total, finals, resumed, times, disagree, reset = None, 0, 0, collections.Counter(), set(), set()
+    said_total, finals, resumed, times, disagree, reset, devices = None, 0, 0, collections.Counter(), set(), set(), {}
     for number, line in enumerate(text.split("\n"), 1):
         line = line.rstrip("\r")
         if FREE_TEXT.match(line):
@@ -156,13 +156,15 @@ def parse_log(text: str) -> LogFacts:
                 about |= hexes
         elif (m := PAIR.fullmatch(line)) and not line.startswith(EPOCHS):
             value, before = m[2].strip(), about.get(m[1], "")
-            if m[1] == "device" and before:  # a run that went on elsewhere names every device it had
-                value = before if value in before.split(", then ") else f"{before}, then {value}"
+            if m[1] == "device":
+                devices[value] = None
             elif m[1] == "devices" and value.isdecimal() and before.isdecimal():
                 value = max(value, before, key=int)
             elif m[1] in ("seed", "code_sha256") and before not in ("", value):
                 disagree.add(m[1])
             about[m[1]] = value
+    if devices:  # a run that went on elsewhere names every device it had
+        about["device"] = ", then ".join(devices)
     wanted = {
         **{f"setting {key}=<number>": NUMBER.fullmatch(settings.get(key, "")) for key in NUMERIC_SETTINGS},
         "data val_targets": {"val_targets", "val_bytes"} <= by_label.get("data", {}).keys(),

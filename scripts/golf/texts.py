@@ -63,8 +63,13 @@ def read_json(path: Path) -> object:
     def refuse(word: str) -> None:
         raise TextError(f"{word} is not JSON")
 
+    def whole(digits: str) -> int:
+        if len(digits) > 19:  # as a float it could overflow
+            raise TextError(f"{digits[:19]}… has too many digits")
+        return int(digits)
+
     try:
-        return json.loads(read_text(path), object_pairs_hook=unique, parse_constant=refuse)
+        return json.loads(read_text(path), object_pairs_hook=unique, parse_constant=refuse, parse_int=whole)
     except (ValueError, RecursionError) as e:
         raise TextError(f"not JSON: {safe(e, 120)}") from None
 
