@@ -31,12 +31,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import console  # noqa: F401  first, as it says what to type where packages are missing
 import numpy as np
-from build_dataset import DATA, PieceEncoder, report, text_hash, tool_versions, train_tokenizer, write_dataset
-from console import tool_main
-from overlap import HashSet, window_hashes
-from shards import MANIFEST_NAME, hash_faults, read_manifest
+import prep.console  # noqa: F401  first, as it says what to type where packages are missing
+from build_dataset import DATA
+from prep.console import tool_main
+from prep.dataset_writer import report, write_dataset
+from prep.dedupe import text_hash
+from prep.encoders import PieceEncoder, tool_versions, train_tokenizer
+from prep.overlap import HashSet, window_hashes
+from prep.shards import MANIFEST_NAME, hash_faults, read_manifest
 
 NAME = "embedded_sp1024"
 VOCAB = 1024

@@ -14,13 +14,14 @@ import glob
 import sys
 from pathlib import Path
 
-import console  # noqa: F401  first, as it says what to type where packages are missing
 import numpy as np
+import prep.console  # noqa: F401  first, as it says what to type where packages are missing
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from build_dataset import PieceEncoder, tool_versions, train_tokenizer, write_dataset
-from console import ToolError, tool_main
-from shards import MANIFEST_NAME, read_manifest, temporary_path, tokenizer_of
+from prep.console import ToolError, tool_main
+from prep.dataset_writer import write_dataset
+from prep.encoders import PieceEncoder, tool_versions, train_tokenizer
+from prep.shards import MANIFEST_NAME, read_manifest, temporary_path, tokenizer_of
 
 try:
     from train_gpt import ByteTable, DataError, document_bounds, load_tokens

@@ -17,7 +17,7 @@ import torch
 from data_helpers import ROOT, sample_texts
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
-from shards import SplitWriter, header
+from prep.shards import SplitWriter, header
 
 import train_gpt
 

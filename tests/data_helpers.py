@@ -16,8 +16,8 @@ sys.path[:0] = [str(ROOT / "data"), str(ROOT)]
 import audit_dataset  # noqa: E402, F401
 import build_dataset  # noqa: E402, F401
 import build_embedded_corpus  # noqa: E402, F401
-import overlap  # noqa: E402, F401
-from console import ToolError  # noqa: E402, F401
+from prep import overlap  # noqa: E402, F401
+from prep.console import ToolError  # noqa: E402, F401
 
 SYLLABLES = "ba be do du fa fi go ka ki la le ma mo na no pe ra re ri sa so ta te ti ve wa zo".split()
 WORDS = [a + b + c for a in SYLLABLES for b in SYLLABLES[::5] for c in ("", "n", "st")]

@@ -7,16 +7,18 @@ import re
 import shutil
 from pathlib import Path
 
+import audit_dataset
 import numpy as np
 import pytest
 import sentencepiece
-from data_helpers import ROOT, ToolError, audit_dataset, build_dataset, failed, ok, overlap, read_shard, run_tool, sample_texts
+from data_helpers import ROOT, ToolError, failed, ok, overlap, read_shard, run_tool, sample_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prep import audit_checks, audit_inputs, dataset_writer, encoders, shards
 
 BARE_SPACE_PIECE = b"\n\x03\xe2\x96\x81"  # how a model file spells the piece "▁"
 FINEWEB = "datasets/fineweb10B_sp1024/fineweb_val_000000.bin", "tokenizers/fineweb_1024_bpe.model"
-TRAINER = audit_dataset.load_trainer()
+TRAINER = audit_inputs.load_trainer()
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +27,11 @@ def sound(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("sound")
     texts = sample_texts(500, 1)
     tokenizer = root / "tokenizers" / "a_512_bpe.model"
-    build_dataset.train_tokenizer(texts, 512, tokenizer)
+    encoders.train_tokenizer(texts, 512, tokenizer)
     folder = root / "datasets" / "a_sp512"
     documents = [("val" if i % 10 == 0 else "train", text) for i, text in enumerate(texts)]
-    encoder = build_dataset.PieceEncoder(tokenizer, 2)
-    build_dataset.write_dataset(folder, documents, encoder, prefix="a", note="", smoke=True, source={}, shard_limit=20_000)
+    encoder = encoders.PieceEncoder(tokenizer, 2)
+    dataset_writer.write_dataset(folder, documents, encoder, prefix="a", note="", smoke=True, source={}, shard_limit=20_000)
     return root
 
 
@@ -44,8 +46,8 @@ def test_only_numbered_shards_are_a_split(folder):
     """As for the trainers: a validation shard whose name has `_train_` in it is not train."""
     for path in folder.glob("a_val_*.bin"):
         path.rename(path.with_name(path.name.replace("a_val", "my_train_mix_val")))
-    report = audit_dataset.Report(str(folder))
-    streams = audit_dataset.open_streams(folder, TRAINER, report)
+    report = audit_checks.Report(str(folder))
+    streams = audit_checks.open_streams(folder, TRAINER, report)
     assert all("_val_" not in path.name for path in streams["train"].paths)
     assert [path.name for path in streams["val"].paths] == ["my_train_mix_val_000000.bin"]
 
@@ -91,9 +93,9 @@ def renew_manifest(folder: Path, **splits: dict) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     for entry in manifest["files"]:
         path = folder / entry["path"]
-        entry |= build_dataset.file_entry(path, entry["split"])
+        entry |= shards.file_entry(path, entry["split"])
     tokenizer = folder / manifest["tokenizer"]["path"]
-    manifest["tokenizer"]["sha256"] = build_dataset.sha256_file(tokenizer)
+    manifest["tokenizer"]["sha256"] = shards.sha256_file(tokenizer)
     for split, total in manifest["splits"].items():
         total["tokens"] = sum(e["tokens"] for e in manifest["files"] if e["split"] == split)
         total.update(splits.get(split, {}))
@@ -141,17 +143,18 @@ def test_small_chunks_give_the_same_report(folder, monkeypatch):
     """Documents and stretches that cross the seams of chunks and shards are seen whole."""
     add_to_train(folder, val_document(folder, 3))
     whole = audit_dataset.audit(folder, quiet=True)
-    monkeypatch.setattr(audit_dataset, "CHUNK_TOKENS", 97)
-    monkeypatch.setattr(audit_dataset, "DECODE_DOCUMENTS", 3)
+    monkeypatch.setattr(audit_inputs, "CHUNK_TOKENS", 97)
+    monkeypatch.setattr(audit_checks, "CHUNK_TOKENS", 97)
+    monkeypatch.setattr(audit_checks, "DECODE_DOCUMENTS", 3)
     assert audit_dataset.audit(folder, quiet=True) == whole
     assert not whole.ok
 
 
 def test_byte_shards_pass(tmp_path):
-    encoder = build_dataset.ByteEncoder(tmp_path / "tokenizers" / "byte260.json")
+    encoder = encoders.ByteEncoder(tmp_path / "tokenizers" / "byte260.json")
     documents = [("val" if i % 5 == 0 else "train", text) for i, text in enumerate(sample_texts(50, 2))]
     folder = tmp_path / "datasets" / "b_byte260"
-    build_dataset.write_dataset(folder, documents, encoder, prefix="b", note="", smoke=True, source={})
+    dataset_writer.write_dataset(folder, documents, encoder, prefix="b", note="", smoke=True, source={})
     assert failures(folder) == {}
 
 

@@ -11,13 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import audit_dataset
+import build_dataset
 import numpy as np
 import pytest
 import sentencepiece
 import zstandard
-from data_helpers import ROOT, ToolError, audit_dataset, build_dataset, documents, failed, ok, read_shard, run_tool, sample_texts
+from data_helpers import ROOT, ToolError, documents, failed, ok, read_shard, run_tool, sample_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prep import dataset_writer, dedupe, encoders, reading
 
 
 def write_jsonl(path: Path, texts: list[str]) -> Path:
@@ -29,7 +32,7 @@ def write_jsonl(path: Path, texts: list[str]) -> Path:
 def tokenizer(tmp_path_factory) -> Path:
     """A tokenizer of 512 pieces, trained by the tool's own function."""
     path = tmp_path_factory.mktemp("tokenizer") / "t512.model"
-    build_dataset.train_tokenizer(sample_texts(300), 512, path)
+    encoders.train_tokenizer(sample_texts(300), 512, path)
     return path
 
 
@@ -130,8 +133,8 @@ def test_copies_with_other_line_ends_are_one_document(tmp_path):
 def test_the_hash_of_a_text_is_the_same_for_ever():
     """Splits of datasets that stand must not change; only \r is seen as a line end."""
     text = " a\n b\t\x0bc\u2028d\x85 "
-    assert build_dataset.text_hash(text) == int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "big")
-    assert build_dataset.text_hash("a\r\n\rb") == build_dataset.text_hash("a\n\nb") != build_dataset.text_hash("a\nb")
+    assert dedupe.text_hash(text) == int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "big")
+    assert dedupe.text_hash("a\r\n\rb") == dedupe.text_hash("a\n\nb") != dedupe.text_hash("a\nb")
 
 
 def test_all_input_formats_give_the_same_shards(tmp_path, tokenizer):
@@ -187,11 +190,11 @@ def test_a_new_tokenizer_has_the_conventions_and_the_same_bytes_each_time(tmp_pa
 
 def test_a_tokenizer_never_sees_validation_text(tmp_path):
     texts = sample_texts(200, 6)
-    held_out = [t for t in texts if build_dataset.split_of(build_dataset.text_hash(t), 0.3) == "val"]
-    sample = build_dataset.sample_for_tokenizer(texts + texts, 0.3, 10**9)
+    held_out = [t for t in texts if dedupe.split_of(dedupe.text_hash(t), 0.3) == "val"]
+    sample = dedupe.sample_for_tokenizer(texts + texts, 0.3, 10**9)
     assert len(held_out) > 20
     assert sorted(sample) == sorted(set(texts) - set(held_out))
-    some = build_dataset.sample_for_tokenizer(reversed(texts), 0.3, 20_000)
+    some = dedupe.sample_for_tokenizer(reversed(texts), 0.3, 20_000)
     assert some == sample[: len(some)]
     assert 10_000 < sum(len(t.encode()) for t in some) <= 20_000
 
@@ -207,9 +210,9 @@ def test_full_shards_have_the_size_asked_for(tmp_path, tokenizer):
 
 
 def test_long_and_damaged_texts(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(build_dataset, "MAX_DOCUMENT_CHARS", 50)
+    monkeypatch.setattr(reading, "MAX_DOCUMENT_CHARS", 50)
     text = "word " * 100 + "x" * 120
-    parts = list(build_dataset.bounded(text))
+    parts = list(reading.bounded(text))
     assert "".join(parts) == text
     assert max(map(len, parts)) == 50
     assert all(part.endswith(" ") for part in parts[:10])
@@ -361,7 +364,7 @@ def test_a_new_tokenizer_takes_its_name_with_the_new_shards(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(build_dataset, "replace_folder", broken)
+        patch.setattr(dataset_writer, "replace_folder", broken)
         build_dataset.run([str(x) for x in (source, *options, "--overwrite")])
     assert files() == before
     ok(run_tool("build_dataset", source, *options, "--overwrite"))
@@ -377,12 +380,13 @@ def test_a_run_that_was_ended_half_way_can_be_run_again(tmp_path, how):
     fifo.write_bytes(data)
     # The same build, with a document stream that stops for ever half-way.
     code = (
-        "import sys, time, itertools; sys.path.insert(0, sys.argv[1]); import build_dataset as b, console; read = b.read_documents\n"
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "import build_dataset as b; from prep import console, dataset_writer; read = b.read_documents\n"
         "def stalled(*a):\n"
         "    for i, text in enumerate(read(*a)):\n"
         "        if i == 25000: print('stalled', flush=True); [time.sleep(0.05) for _ in range(1200)]\n"
         "        yield text\n"
-        "b.read_documents = stalled; b.BATCH_CHARS = 1 << 16; sys.exit(console.tool_main(lambda: b.run(sys.argv[2:])))"
+        "b.read_documents = stalled; dataset_writer.BATCH_CHARS = 1 << 16; sys.exit(console.tool_main(lambda: b.run(sys.argv[2:])))"
     )
     options = [str(fifo), "--name", "k", "--bytes", "--data-root", str(tmp_path)]
     command = [sys.executable, "-c", code, str(ROOT / "data"), *options]
@@ -429,7 +433,7 @@ def test_two_builds_of_one_dataset_at_once(tmp_path):
 @settings(max_examples=60)
 @given(st.lists(st.integers(0, 30), min_size=40, max_size=120))
 def test_seen_hashes_remembers_exactly(numbers):
-    seen, known = build_dataset.SeenHashes(), set()
+    seen, known = dedupe.SeenHashes(), set()
     seen.RECENT = 7
     for digest in (number * (2**64 - 1) // 30 for number in numbers):
         assert seen.add(digest) == (digest not in known)

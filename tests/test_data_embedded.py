@@ -6,9 +6,10 @@ import json
 import sysconfig
 from pathlib import Path
 
+import audit_dataset
 import pytest
 import sentencepiece
-from data_helpers import ROOT, ToolError, audit_dataset, documents, ok, read_shard, run_tool
+from data_helpers import ROOT, ToolError, documents, ok, read_shard, run_tool
 from data_helpers import build_embedded_corpus as embedded
 
 STDLIB = Path(sysconfig.get_paths()["stdlib"])

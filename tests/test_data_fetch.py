@@ -342,7 +342,8 @@ def test_a_host_that_cannot_be_found_is_said_at_once(place):
 def test_a_name_that_cannot_be_resolved_for_a_while_is_retried_later_on(place):
     """Once the hub has answered, its name is known to be right."""
     code = (
-        "import socket, sys; sys.path.insert(0, sys.argv[1]); import cached_challenge_fineweb as tool, console\n"
+        "import socket, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import cached_challenge_fineweb as tool; from prep import console\n"
         "transfer, left = tool.Hub._transfer, [1]\n"
         "def failing(*args):\n"
         "    if left: left.pop(); raise ConnectionError from socket.gaierror(-3, 'for a while')\n"
@@ -433,7 +434,7 @@ def test_too_little_disk_is_said_before_the_download(place, monkeypatch, capsys)
     code = (
         "import shutil, sys, collections; sys.path.insert(0, sys.argv[1]); "
         "shutil.disk_usage = lambda path: collections.namedtuple('U', 'total used free')(10**9, 10**9, 1000); "
-        "import cached_challenge_fineweb as tool, console; sys.exit(console.tool_main(lambda: tool.run(sys.argv[2:])))"
+        "import cached_challenge_fineweb as tool; from prep import console; sys.exit(console.tool_main(lambda: tool.run(sys.argv[2:])))"
     )
     command = [sys.executable, "-c", code, str(TOOL.parent), *place.command()[2:]]
     failed(subprocess.run(command, env=place.environment, capture_output=True, text=True), "free on the disk of")

@@ -9,10 +9,10 @@ import shutil
 import signal
 import types
 
-import console
 import numpy as np
 import pytest
 from conftest import TRAINER, SteppingTime, line_of, same_arrays, start_trainer
+from prep import console
 
 import train_gpt
 from train_gpt import Interrupt, Log, Stepper, check_resumable

@@ -675,7 +675,7 @@ def test_a_python_too_old_is_named_and_the_right_one_too(monkeypatch, capsys, na
     assert "source .venv/bin/activate" in said and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("folder, module", [("scripts", "golf.interrupts"), ("data", "console")])
+@pytest.mark.parametrize("folder, module", [("scripts", "golf.interrupts"), ("data", "prep.console")])
 def test_an_old_locale_stops_no_tool(folder, module):
     """Under LC_ALL=en_US, which is ISO 8859-1, stdout has no …, as the output of compare_runs does."""
     line = f"from {module} import tool_main; tool_main(lambda: print('sha256 1234\u2026'))"

@@ -15,8 +15,8 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from console import Progress, ToolError, amount_text
-from shards import MANIFEST_NAME, atomic_path, brief, load_manifest, read_manifest, sha256_file, temporary_path, tokenizer_of
+from prep.console import Progress, ToolError, amount_text
+from prep.shards import MANIFEST_NAME, atomic_path, brief, load_manifest, read_manifest, sha256_file, temporary_path, tokenizer_of
 
 BUNDLE_FORMAT = "parameter-golf-local/bundle-1"
 BUNDLE_INDEX = "bundle.json"

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from console import ToolError
 from filelock import FileLock, Timeout
+
+from prep.console import ToolError
 
 MAGIC = 20240520
 VERSION = 1
