@@ -18,9 +18,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from golf.findings import Report
 from golf.interrupts import tool_main
 from golf.records import ROOT, is_date
-from golf.rules import Report, check_date, check_folder
+from golf.rules import check_folder
+from golf.rules_claim import check_date
 from golf.texts import safe
 
 

@@ -20,9 +20,10 @@ import tempfile
 from pathlib import Path
 
 from golf import source
+from golf.findings import Report
 from golf.interrupts import tool_main
 from golf.records import NAME, TRACK, TYPED, Track, control_file, derive, is_date, readme_text, seed_files, settings_text
-from golf.rules import Report, check_folder
+from golf.rules import check_folder
 from golf.runs import RunError, RunFolder, read_run
 from golf.texts import safe
 

@@ -15,8 +15,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import make_record  # noqa: E402
 import numpy as np  # noqa: E402
+from golf.findings import Report  # noqa: E402
 from golf.records import TRACK, Track, derive, numbers_table, read_logs  # noqa: E402
-from golf.rules import Report, check_folder  # noqa: E402
+from golf.rules import check_folder  # noqa: E402
 
 import train_gpt  # noqa: E402
 

@@ -165,7 +165,7 @@ def bench(tmp_path, tiny, finished, capsys, monkeypatch) -> Bench:
         monkeypatch.delenv(name)
     monkeypatch.setenv("STUB_TEMPLATE", str(finished[0]))
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(campaign, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr("golf.campaign_work.POLL_SECONDS", 0.01)
     return Bench(tmp_path, tiny, capsys)
 
 

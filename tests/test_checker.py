@@ -23,7 +23,8 @@ import pytest
 from folders import NO_PINS, OPEN, RECORD, ROOT, check, edit, make_folder, reseal, reseed, rules_of, tracks
 from golf import source, texts
 from golf.records import read_logs, settings_text
-from golf.rules import FASTER_CARDS, check_folder
+from golf.rules import check_folder
+from golf.rules_run import FASTER_CARDS
 
 import train_gpt
 
@@ -685,7 +686,7 @@ def test_a_changed_measuring_section_is_pointed_out_where_it_was_changed(folder,
     (tmp_path / "clone" / "train_gpt.py").write_bytes(edited)
     change_code(folder, edited)
     reseal(folder)
-    monkeypatch.setattr("golf.rules.ROOT", tmp_path / "clone")
+    monkeypatch.setattr("golf.rules_files.ROOT", tmp_path / "clone")
     assert any("sections bytes differ" in note for note in check(folder).notes)
 
 
@@ -726,7 +727,7 @@ def test_a_file_listed_twice(folder):
 
 
 def test_a_folder_has_a_largest_size(folder, monkeypatch):
-    monkeypatch.setattr("golf.rules.MAX_FOLDER_BYTES", 10_000)
+    monkeypatch.setattr("golf.rules_files.MAX_FOLDER_BYTES", 10_000)
     assert [f.rule for f in check(folder).findings] == ["E1"] and "bytes in all" in check(folder).findings[0].measured
 
 

@@ -13,6 +13,7 @@ from folders import edit, reseed
 
 stats = pytest.importorskip("scipy.stats", reason="scipy is not installed: pip install -r requirements-analysis.txt")
 compare_runs = pytest.importorskip("compare_runs")
+from golf import significance  # noqa: E402
 from golf.stats import welch_p  # noqa: E402
 
 # Cushny and Peebles (1905) as R's data set `sleep`; example(t.test) prints its Welch test
@@ -91,10 +92,10 @@ def test_the_records_own_statistics_agree_with_scipy():
 
 def test_power_is_nearly_that_of_r_where_runs_are_many():
     """R's is for Student's test, which knows that both sides spread alike, and so finds a little more."""
-    assert 0.8689528 - 0.001 < compare_runs.power_of(1, 1, 20, 20, 0.05) < 0.8689528  # power.t.test(n = 20, delta = 1, sd = 1)
+    assert 0.8689528 - 0.001 < significance.power_of(1, 1, 20, 20, 0.05) < 0.8689528  # power.t.test(n = 20, delta = 1, sd = 1)
     assert compare_runs.seeds_needed(1, 1, 0.05, 0.9) == 23  # power.t.test(power = .90, delta = 1): n = 22.02110
     assert compare_runs.seeds_needed(1e-6, 1) is None
-    assert compare_runs.power_of(100, 1, 3, 3, 0.05) == pytest.approx(1.0)
+    assert significance.power_of(100, 1, 3, 3, 0.05) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("n_a, n_b", [(2, 2), (3, 3), (4, 4), (2, 10), (3, 12)])
@@ -112,7 +113,7 @@ def test_too_few_runs_for_a_strict_test_find_nothing():
 
 def test_equal_values_have_no_spread_at_all():
     for value in np.random.default_rng(4).uniform(1, 3, 200).tolist():
-        assert compare_runs.sd([value] * 3) == 0.0
+        assert significance.sd([value] * 3) == 0.0
     assert compare_runs.welch([1.5] * 3, [1.4] * 3) is None and compare_runs.paired([1.5] * 3, [1.4] * 3) is None
 
 

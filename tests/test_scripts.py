@@ -664,7 +664,7 @@ def test_a_python_too_old_is_named_and_the_right_one_too(monkeypatch, capsys, na
 
     monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.setattr(sys, "version_info", (3, 9, 6))
-    for module in ("campaign", "compare_runs", "golf.campaigns", "golf.stats"):
+    for module in ("campaign", "compare_runs", "golf.campaigns", "golf.significance", "golf.stats"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     for module in ("tomllib", "scipy"):
         monkeypatch.setitem(sys.modules, module, None)

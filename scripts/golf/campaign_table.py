@@ -35,10 +35,10 @@ def read_journal(folder: Path) -> dict[str, dict]:
 
 
 def welch_of() -> Callable | None:
-    """compare_runs' test, where scipy is installed."""
+    """Welch's test, where scipy is installed."""
     if importlib.util.find_spec("scipy") is None:
         return None
-    from compare_runs import welch
+    from golf.significance import welch
 
     return welch
 
