@@ -24,6 +24,7 @@ from pathlib import Path
 from golf import needs
 from golf.interrupts import interrupted, tool_main
 from golf.results import Result, ResultError, ended_by_steps, obstacles, read_results, seconds_apart
+from golf.runs import differing
 from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, sd
 from golf.texts import safe
 
@@ -52,7 +53,7 @@ def one_of(side: str, field: str, values: dict[str, str]) -> str:
 
 def check_group(side: str, runs: list[Result]) -> None:
     """All runs of a side are the same configuration with other seeds. Raises ResultError."""
-    for name in runs[0].facts.shared_settings() | runs[-1].facts.shared_settings():
+    for name in differing(*(r.facts.shared_settings() for r in runs)):
         one_of(side, f"setting {name}", {r.label: r.facts.settings.get(name, "(none)") for r in runs})
     one_of(side, "the source (code_sha256)", {r.label: r.facts.about["code_sha256"] for r in runs})
     seen: dict[int, str] = {}
@@ -80,9 +81,8 @@ def differences(a: Result, b: Result) -> list[str]:
     if a.facts.about["code_sha256"] != b.facts.about["code_sha256"]:
         lines.append(f"source: python3 scripts/pack_code.py --diff {b.folder / 'train_gpt.py'} {a.folder / 'train_gpt.py'}")
     theirs, ours = b.facts.shared_settings(), a.facts.shared_settings()
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            lines.append(f"{name}: {safe(ours.get(name, '(none)'), 60)} in A, {safe(theirs.get(name, '(none)'), 60)} in B")
+    for name in differing(ours, theirs):
+        lines.append(f"{name}: {safe(ours.get(name, '(none)'), 60)} in A, {safe(theirs.get(name, '(none)'), 60)} in B")
     for name in ("precision", "torch", "mlx", "python", "numpy"):
         if a.facts.about.get(name) != b.facts.about.get(name):
             lines.append(f"{name}: {safe(a.facts.about.get(name), 60)} in A, {safe(b.facts.about.get(name), 60)} in B")

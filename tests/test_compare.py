@@ -339,6 +339,13 @@ def test_bad_input_says_what_to_type(runs, compare, tmp_path: Path):
     assert code == 2 and "A mixes configurations: setting MATRIX_LR is" in err
 
 
+def test_a_setting_that_a_run_in_the_middle_alone_has(runs, compare):
+    a, b = runs.make("a", 0.0, 0.001, 0.002), runs.make("b", 0.01, 0.011, 0.012)
+    runs.edit(a[1:2], ("^(setting SEED=)", "setting MINE=1 from:default\n\\1"))
+    code, _, err = compare(a, b)
+    assert code == 2 and "A mixes configurations: setting MINE is" in err
+
+
 # Promotion =============================================================================================================
 def test_an_idea_with_all_evidence_is_promoted(runs, compare):
     a, b = runs.make("a", -0.0105, -0.01, -0.0095, cuda=True), runs.make("b", 0, 0.0005, -0.0005, cuda=True)

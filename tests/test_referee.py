@@ -22,7 +22,7 @@ import torch
 from folders import ROOT, make_folder, reseed
 from golf import jail, source
 from golf.child import Offences
-from golf.questions import Probes, Referee, nats_of
+from golf.questions import Probes, Referee, names_left, nats_of
 from golf.records import digest
 from golf.runs import import_trainer
 from golf.submission import DEFAULT_LIMITS, Child, NoReferee, Refusal, child_settings, family
@@ -966,16 +966,10 @@ def test_names_looked_up_in_vain_are_counted_and_cleared(score, monkeypatch):
     monkeypatch.setattr("golf.questions.forget_names", lambda: None)
     left = score(source)[1]["probes"]["names_left"]
     assert left is None or left > NAMES_LEFT
-    counts = [50_000, 1_000] * 2  # it looked some up again, and took so much memory that the kernel forgot the others
-    monkeypatch.setattr("golf.questions.names_in_vain", lambda: counts.pop(0))
-    assert score(source)[1]["probes"]["names_left"] == 49_000
-    with monkeypatch.context() as patch:
-        patch.setattr("golf.questions.forget_names", lambda: True)
-        assert score(source)[1]["probes"]["names_left"] == 0
-    monkeypatch.setattr("golf.questions.names_in_vain", lambda: None)  # neither counted nor cleared
-    assert score(source)[1]["probes"]["names_left"] is None
-    monkeypatch.setattr("golf.questions.forget_names", lambda: True)
-    assert score(source)[1]["probes"]["names_left"] == 0
+    assert names_left(50_000, 1_000, cleared=False) == 49_000  # it took so much memory that the kernel forgot the others
+    assert names_left(50_000, 1_000, cleared=True) == 0 and names_left(1_000, 1_100, cleared=True) == 100
+    assert names_left(None, None, cleared=False) is None  # neither counted nor cleared
+    assert names_left(None, None, cleared=True) == 0
 
 
 def test_another_tokenizer_than_the_referees(record, tiny, tmp_path, scored_as):
@@ -1020,22 +1014,21 @@ def test_a_seed_that_is_not_there(record, tiny, tmp_path, capsys):
     assert "--seed 99: the runs of" in capsys.readouterr().err and not (tmp_path / "v.json").exists()
 
 
-def test_the_smoke_corpus_verifies_nothing(record, tiny, tmp_path, capsys):
+def test_the_smoke_corpus_verifies_nothing(record, tiny, tmp_path, scored_as, capsys):
     copy = tmp_path / "da[1]ta"  # a name that looks like a pattern
     shutil.copytree(tiny.folder, copy)
+    bpb = json.loads((record / "submission.json").read_text())["val_bpb"]
+    assert scored_as(record, bpb, "--data", str(copy))[1]["verified"]
     (copy / "manifest.json").write_text('{"smoke": true}')
-    status = rescore(record, tiny._replace(folder=copy), tmp_path / "v.json", "--probes", "12")
-    if status == 2:
-        pytest.skip(capsys.readouterr().err)
-    assert status == 0 and not json.loads((tmp_path / "v.json").read_text())["verified"]
-    assert "not verified" in capsys.readouterr().out
+    status, verdict = scored_as(record, bpb, "--data", str(copy))
+    assert status == 0 and not verdict["verified"] and "not verified" in capsys.readouterr().out
 
 
-def test_fewer_probes_verify_nothing(record, tiny, tmp_path, capsys):
-    status = rescore(record, tiny, tmp_path / "v.json", "--probes", "11")
-    if status == 2:
-        pytest.skip(capsys.readouterr().err)
-    assert status == 0 and not json.loads((tmp_path / "v.json").read_text())["verified"]
+def test_fewer_probes_verify_nothing(record, scored_as):
+    bpb = json.loads((record / "submission.json").read_text())["val_bpb"]
+    assert scored_as(record, bpb, "--probes", "12")[1]["verified"]
+    status, verdict = scored_as(record, bpb, "--probes", "11")
+    assert status == 0 and not verdict["verified"]
 
 
 def test_where_mlx_is_missing(record, tiny, tmp_path, capsys, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from golf.campaigns import BROKEN, FINISHED, INTERRUPTED, Campaign, Planned, Seen, changes, look
 from golf.results import Result, clock_of, obstacles
+from golf.runs import differing
 from golf.stats import mean, sd
 from golf.texts import safe
 
@@ -88,8 +89,7 @@ class Table:
                 found.append(f"source: {trainer.name} changed in between ({' and '.join(sorted(sources))})")
         if one_row:
             settings = [r.facts.shared_settings() for r in results]
-            mixed = [k for k in settings[0] if len({s.get(k) for s in settings}) > 1]
-            found += [f"{k}: {' and '.join(sorted({safe(s.get(k), 40) for s in settings}))}" for k in mixed]
+            found += [f"{k}: {' and '.join(sorted({safe(s.get(k), 40) for s in settings}))}" for k in differing(*settings)]
         return found
 
     def row(self, name: str, control: list[tuple[Planned, Result]]) -> list[str]:

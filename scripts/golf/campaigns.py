@@ -14,7 +14,7 @@ from types import ModuleType
 from golf import needs
 from golf.places import DATA_SETTINGS
 from golf.results import Result, ResultError, read_results
-from golf.runs import RunError, import_trainer, sha256_of
+from golf.runs import RunError, differing, import_trainer, sha256_of
 from golf.texts import safe
 
 try:
@@ -331,9 +331,8 @@ def changes(p: Planned) -> list[str]:
     now, found = env_values(p.settings.as_env()), []
     if how := how_changed(p.row.trainer, source, "code_sha256"):
         found.append(how)
-    for key in sorted(begun.keys() | now.keys()):
-        if begun.get(key) != now.get(key):
-            found.append(f"{key} was {safe(begun.get(key, 'no setting'), 80)}, is {safe(now.get(key, 'no setting'), 80)} now")
+    for key in differing(begun, now):
+        found.append(f"{key} was {safe(begun.get(key, 'no setting'), 80)}, is {safe(now.get(key, 'no setting'), 80)} now")
     return found
 
 

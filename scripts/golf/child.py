@@ -23,13 +23,12 @@ MAX_JSON = 1 << 16
 
 
 def read_exactly(fd: int, size: int) -> bytearray:
-    data, view, at = bytearray(size), None, 0
+    data = bytearray(size)
     view = memoryview(data)
-    while at < size:
-        got = os.readv(fd, [view[at:]])
-        if not got:
+    while view:
+        if not (got := os.readv(fd, [view])):
             raise EOFError
-        at += got
+        view = view[got:]
     return data
 
 
@@ -239,7 +238,7 @@ class Plain:
         module.check_settings(s)
         if s.values.get("DEVICE") == "gpu" and not self.has_gpu():  # MLX's word; a CUDA device is the referee's to know
             s.values["DEVICE"] = "cpu"
-        if not spec["compiles"]:  # on a CPU the trainer's score() does not compile either, and a compiler is a program
+        if not spec["cuda"]:  # on a CPU the trainer's score() does not compile either, and a compiler is a program
             s.values["COMPILE"] = "off"
         self.runtime = module.resolve_device(s)
         self.runtime.start()
@@ -370,7 +369,7 @@ def serve(requests: int, reply: int, spec: dict) -> None:
         return ", ".join(name for name, function in watched().items() if function is not originals[name])
 
     hook = Offences(reply, str(Path(spec["inside"]) / "train_gpt.py"), [spec["scratch"], "/dev/null", "/dev/shm"], spec["readable"])
-    hook.compiles = spec["compiles"]
+    hook.compiles = spec["cuda"]
     sys.addaudithook(hook)
     hook.armed = True
     scorer, about = load(spec)

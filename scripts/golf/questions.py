@@ -54,6 +54,13 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
 
 
+def names_left(before: int | None, after: int | None, cleared: bool) -> int | None:
+    """How many names looked up in vain one process may have left for the next, by the kernel's counts; None: nobody knows."""
+    if cleared:  # what is gone then is no sign of anything
+        return max(0, after - before) if before and after else 0
+    return abs(after - before) if before and after else None
+
+
 @dataclasses.dataclass
 class Probes:
     """What was asked again, and how far the answers moved."""
@@ -143,11 +150,7 @@ class Referee:
             forget_pages([path for path in (*SYSTEM_PATHS, "/opt/nvidia", *python_paths()) if not path.startswith("/sys/")])
             cleared = forget_names()
             look_up_names(["/sys" if child.cuda else "/sys/devices/system"])  # its files are not opened, as those above: some act on that
-            left = names_in_vain()
-            if cleared:  # what is gone then is no sign of anything
-                self.probes.names_left = max(0, left - names) if left and names else 0
-            else:
-                self.probes.names_left = abs(left - names) if left and names else None
+            self.probes.names_left = names_left(names, names_in_vain(), cleared)
         if self.n_probes:
             self.ask_blind(about, batches, nats)
         self.probes.settle()

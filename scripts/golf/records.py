@@ -48,10 +48,6 @@ TRACK = {
 }
 
 
-class RecordError(Exception):
-    """A record cannot be made or read."""
-
-
 def seed_files(seed: int, first: bool) -> tuple[str, str]:
     """Names of the log and the artifact of a seed."""
     return ("train.log", "artifact.bin") if first else (f"train_seed{seed}.log", f"artifact_seed{seed}.bin")

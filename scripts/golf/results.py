@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from golf.records import RecordError, read_logs
+from golf.records import read_logs
 from golf.runs import LogError, LogFacts, RunError, numbers, parse_log, read_run
 from golf.texts import TextError, read_json, read_text, safe
 
@@ -66,7 +66,7 @@ def read_results(path: Path) -> list[Result]:
             logs, folder = read_logs(path, "train"), path
         else:
             logs, folder = {"": read_run(path).facts}, path
-    except (RunError, RecordError) as e:
+    except RunError as e:
         raise ResultError(str(e)) from None
     except (TextError, LogError) as e:
         raise ResultError(f"{path}: {e}; the log of a finished run is needed") from None

@@ -9,7 +9,7 @@ import itertools
 
 from golf.findings import REMAKE, Report
 from golf.results import Result, obstacles
-from golf.runs import LogFacts
+from golf.runs import LogFacts, differing
 from golf.texts import safe
 
 SHARED_LOSSES = 3  # as many equal train losses, and half of all, make two logs one run; two seeds share one in about a thousand
@@ -38,16 +38,14 @@ def check_seeds(report: Report, logs: dict[str, LogFacts], stem: str, rule: str)
     for name, f in logs.items():
         if name not in (f"{stem}.log", f"{stem}_seed{f.about['seed']}.log"):
             report.find(name, rule, f"seed:{f.about['seed']}", "the seed of the file's name", REMAKE)
-        for key in sorted(f.shared_settings().keys() | first.shared_settings().keys()):
-            if f.settings.get(key) != first.settings.get(key):
-                fix = "same settings for all seeds"
-                report.find(name, rule, f"{key}={f.settings.get(key)}", f"{first.settings.get(key)}, as in {first_name}", fix)
+        for key in differing(f.shared_settings(), first.shared_settings()):
+            fix = "same settings for all seeds"
+            report.find(name, rule, f"{key}={f.settings.get(key)}", f"{first.settings.get(key)}, as in {first_name}", fix)
         for what in ("device", "devices", "precision"):
             if f.about[what] != first.about[what]:
                 fix = "run all seeds on one kind of device"
                 report.find(name, rule, f"{what}:{f.about[what]}", f"{first.about[what]}, as in {first_name}", fix)
-        if f.hashes != first.hashes:
-            changed = ", ".join(key for key in sorted(f.hashes.keys() | first.hashes.keys()) if f.hashes.get(key) != first.hashes.get(key))
+        if changed := ", ".join(differing(f.hashes, first.hashes)):
             report.find(name, rule, f"other hashes of {changed}", f"the data of {first_name}", "same data for all seeds")
 
 
@@ -70,7 +68,6 @@ def check_controls(report: Report, first_name: str, first: LogFacts, controls: d
         if f.about["code_sha256"] != first.about["code_sha256"]:
             differs.append(f"source {f.about['code_sha256'][:8]} for {first.about['code_sha256'][:8]}")
         ours, theirs = first.shared_settings(), f.shared_settings()
-        changed = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
-        differs += [f"{key}={safe(theirs.get(key, 'none'), 40)} for {safe(ours.get(key, 'none'), 40)}" for key in changed]
+        differs += [f"{k}={safe(theirs.get(k, 'none'), 40)} for {safe(ours.get(k, 'none'), 40)}" for k in differing(ours, theirs)]
         if differs:
             report.notes.append(f"{name}: it lacks only the change, if that is all of this (E6): {', '.join(differs)}")

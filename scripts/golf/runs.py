@@ -83,6 +83,11 @@ class LogFacts:
         return {k: v for k, v in self.settings.items() if k not in PRIVATE_SETTINGS}
 
 
+def differing(*tables: dict) -> list[str]:
+    """The keys, in order, whose values are not the same in all; one that a table lacks differs too."""
+    return [key for key in sorted(set().union(*tables)) if len({str(table.get(key)) for table in tables}) > 1]
+
+
 def pairs(text: str) -> dict[str, str]:
     """`key:value key:value` to a dict; words without a colon belong to the value before them."""
     found: dict[str, list[str]] = {}
