@@ -21,7 +21,7 @@ import pytest
 import torch
 from folders import ROOT, make_folder, reseed
 from golf import jail, source
-from golf.child import Offences
+from golf.offences import Offences
 from golf.questions import Probes, Referee, names_left, nats_of
 from golf.records import digest
 from golf.runs import import_trainer
@@ -470,7 +470,7 @@ def test_a_submission_cannot_say_that_there_is_no_jail(stream, tmp_path):
 
 def test_a_library_may_live_below_any_name():
     said = []
-    hook = Offences(0, "", ["/scratch"], ["/srv/fineweb_lab/.venv"])
+    hook = Offences(print, "", ["/scratch"], ["/srv/fineweb_lab/.venv"], False)
     hook.offend, hook.armed = lambda *words: said.append(words), True
     hook("open", ("/srv/fineweb_lab/.venv/lib/numpy/version.py", "r", 0))
     hook("open", ("/srv/fineweb_lab/code.py", "r", 0))

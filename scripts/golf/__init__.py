@@ -13,8 +13,8 @@
     interrupts      what Ctrl-C leaves of a tool: a word and an exit status
     leaderboard_page  docs/leaderboard.html
 
-The referee: questions (what it asks), submission (the process it asks, as seen from outside), child (that process from inside), jail
-(what holds it), traces (what one process could leave for the next).
+The referee: questions (what it asks), submission (the process it asks, as seen from outside), child (that process from inside), plain (how
+it serves a plain trainer), offences (what it names), jail (what holds it), traces (what one process could leave for the next).
 
 Comparing: results (runs and records as rows, with the device's calibration figure), significance (Welch's test with intervals and power).
 

@@ -1,0 +1,206 @@
+"""Serves a submission that has no Scorer of its own, inside the jail, by its trainer's own functions, in PyTorch or MLX."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+
+class Memory:
+    """The trainer's n-gram cache for a stream that arrives window by window: what the trainer's with_cache does for all of it at once.
+
+    Copies of a context are looked up in sorted hashes, which grow by a window once its targets were told.
+    """
+
+    def __init__(self, module: object, orders: int, vocab_size: int):
+        import numpy as np
+
+        self.np, self.module, self.orders, self.vocab_size = np, module, orders, vocab_size
+        self.sees_before = hasattr(module, "cells_told")  # its weights depend on how the target before was told: since 2026-11-27
+        rows = len(module.context_hashes(np.zeros(0, np.int64), np.zeros(0, np.int64), orders))
+        self.cache, self.tokens = module.Cache(rows), np.zeros(0, np.int64)  # tokens of the positions whose target was told
+        self.before = [np.zeros(0, np.int64)] * rows  # where each one's context stood last
+        self.hashes, self.places = [np.zeros(0, np.uint64)] * rows, [np.zeros(0, np.int64)] * rows  # sorted, equal ones by place
+
+    def look(self, tokens: object, start: int) -> tuple[list, object, list]:
+        """For tokens (T,) that begin at a place of the stream: for each row of context_hashes what cache_finds says of the positions that
+        have no target yet, then their tokens, then row by row their hashes and where these stood last. Changes nothing."""
+        np, module, known = self.np, self.module, len(self.tokens)
+        new = tokens[known - start :]
+        stream, tail = np.concatenate((self.tokens, new)), max(0, known - self.orders)
+        documents, at, finds, links = np.cumsum(stream == module.BOS), np.arange(known, known + len(new)), [], []
+        for row, hashes in enumerate(module.context_hashes(stream[tail:], documents[tail:], self.orders)[:, known - tail :]):
+            before = module.last_copies(hashes)
+            before = np.where(before >= 0, before + known, -1)
+            latest = np.searchsorted(self.hashes[row], hashes, "right") - 1
+            old = (before < 0) & (latest >= 0)
+            old[old] = self.hashes[row][latest[old]] == hashes[old]
+            before[old] = self.places[row][latest[old]]
+            finds.append(module.cache_finds(stream, documents, np.concatenate((self.before[row], before)), at))
+            links.append((hashes, before))
+        return finds, new, links
+
+    def needed(self, tokens: object, start: int, last: int) -> int:
+        """For how many positions at the end of a row the model's distributions are needed to mix the `last` ones: where weights depend on
+        the target before, the position before them too, unless its target was told."""
+        return last + (self.sees_before and len(tokens) - (len(self.tokens) - start) > last)
+
+    def mix(self, nats: object, tokens: object, start: int, last: int) -> object:
+        """-ln of the model's distributions at the end of a row, (needed, V) -> ln of the mixture's, (last, V)."""
+        np, mixed = self.np, []
+        finds, new, _ = self.look(tokens, start)
+        cells = np.stack([cells[:, len(new) - last :] for *_, cells in finds])
+        if self.sees_before:
+            at = np.arange(len(new) - len(nats), len(new) - 1)  # positions whose target is in the row
+            found = np.stack([(shares[:, at] * (found[:, at] == new[at + 1])).sum(0) for found, shares, _ in finds])
+            told = np.exp(-nats[np.arange(len(at)), new[at + 1]]), found
+            told = [np.concatenate(x, -1)[..., -last:] for x in zip(self.cache.before, told)]
+            cells = self.module.cells_told(cells, *told)
+        nats = nats[-last:]
+        for first in range(len(new) - last, len(new), 512):
+            piece = slice(first, min(first + 512, len(new)))
+            asked = slice(first - len(new) + last, piece.stop - len(new) + last)
+            wholes, column = np.zeros((len(finds), nats.shape[1], piece.stop - first)), np.arange(piece.stop - first)
+            for whole, (found, shares, _) in zip(wholes, finds):
+                for token, share in zip(found[:, piece], shares[:, piece]):
+                    whole[token, column] += share  # that of a token -1 is 0
+            mixed.append(self.cache.mix(np.exp(-nats[asked].T), wholes, cells[..., asked])[1].T)
+        return np.log(np.concatenate(mixed))
+
+    def learn(self, nats: object, tokens: object, targets: object, start: int) -> object:
+        """Take the window's scores, (last,) by the model alone, for the weights, and keep its contexts: the model's part in each mixture,
+        (last,), as the trainer's Cache.learn tells it; None from older trainers."""
+        np, (finds, new, links) = self.np, self.look(tokens, start)
+        at_targets = np.stack([(shares * (found == targets)).sum(0) for found, shares, _ in finds])
+        learned = self.cache.learn(np.exp(-nats.astype(np.float64)), at_targets, np.stack([cells for *_, cells in finds]))
+        places = np.arange(len(self.tokens), len(self.tokens) + len(new))
+        self.tokens = np.concatenate((self.tokens, new))
+        for row, (hashes, before) in enumerate(links):
+            by_hash = np.argsort(hashes, kind="stable")
+            into = np.searchsorted(self.hashes[row], hashes[by_hash], "right")
+            self.hashes[row] = np.insert(self.hashes[row], into, hashes[by_hash])
+            self.places[row] = np.insert(self.places[row], into, places[by_hash])
+            self.before[row] = np.concatenate((self.before[row], before))
+        return learned[1] if isinstance(learned, tuple) else None
+
+
+class Plain:
+    """Serves a submission by the trainer's own functions: decode_artifact, GPT, the model's logits, its Learner and cache.
+
+    What computes in PyTorch or MLX is in the subclasses: answer and learn_from, NumPy in and out, and MLX's has_gpu.
+    """
+
+    def __init__(self, module: object, artifact: bytes, spec: dict):
+        import numpy as np
+
+        self.np, self.module = np, module
+        s = self.s = module.load_settings(["--config", "settings.env"] if Path("settings.env").exists() else [], {})
+        header, weights = module.decode_artifact(artifact)
+        for name, value in header.items():
+            s.set(name, str(value), "artifact")
+        module.check_settings(s)
+        if s.values.get("DEVICE") == "gpu" and not self.has_gpu():  # MLX's word; a CUDA device is the referee's to know
+            s.values["DEVICE"] = "cpu"
+        if not spec["cuda"]:  # on a CPU the trainer's score() does not compile either, and a compiler is a program
+            s.values["COMPILE"] = "off"
+        self.runtime = module.resolve_device(s)
+        self.runtime.start()
+        self.model = module.GPT(s, self.runtime)
+        self.model.load_weights(weights)
+        self.seq_len, self.stride, self.vocab_size = s.EVAL_SEQ_LEN, s.EVAL_STRIDE, s.VOCAB_SIZE
+        self.windows = max(1, s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN)
+        self.about = {"device": self.runtime.about()["device"], "precision": self.runtime.about()["precision"]}
+        self.memory, self.start = None, 0  # start: where in the stream the row asked about begins
+        self.ttt = s.values.get("TTT_LR") or 0
+        self.rates = [s.values[key] for key in ("TTT_LR", "TTT_DOC_LR") if key in s.values]  # of a Learner; older ones know no documents
+        if self.ttt or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
+            self.windows, self.learn = 1, self.learn_from
+        if s.values.get("NGRAM_CACHE"):
+            self.memory = Memory(module, s.NGRAM_CACHE, s.VOCAB_SIZE)
+
+    def logits(self, tokens: object, last: int) -> object:
+        if not self.memory:
+            return self.answer(tokens, last)
+        logits = self.answer(tokens, self.memory.needed(tokens[0], self.start, last))[0].astype(self.np.float64)  # one window at a time
+        top = logits.max(-1, keepdims=True)
+        nats = top + self.np.log(self.np.exp(logits - top).sum(-1, keepdims=True)) - logits
+        return self.memory.mix(nats, tokens[0], self.start, last)[None]
+
+    def own_part(self, nats: object, tokens: object, targets: object) -> object:
+        """The model's part in the mixture for each target of a window, (last,), once the cache has learned from them."""
+        own = self.memory.learn(nats, tokens[0], targets[0], self.start) if self.memory else None
+        return self.np.ones(targets.size) if own is None else own
+
+    def begins(self, tokens: object, targets: object) -> list[object]:
+        """Whether each target of a window is the first of a document, (last,), for a Learner that asks for it."""
+        return [tokens[0, -targets.size :] == self.module.BOS] * (len(self.rates) - 1)
+
+
+class PlainTorch(Plain):
+    """By train_gpt.py's own functions, of all its versions that made a record."""
+
+    def __init__(self, module: object, artifact: bytes, spec: dict):
+        import torch
+
+        self.torch = torch
+        super().__init__(module, artifact, spec)
+        whole = hasattr(self.model, "logits")
+        self.compute = self.model.logits if whole else self.logits_from_hidden
+        self.compiled = torch.compile(self.compute, dynamic=False) if self.runtime.compile and whole and not self.ttt else None
+        self.learner, self.learned = None, 0
+        if self.ttt and hasattr(module, "Learner"):
+            self.learner = module.Learner(self.model, *self.rates)
+        elif self.ttt:  # trainers until 2026-11-27 learn by their optimizer, from the model's own nats
+            self.learner = module.Optimizer(self.model, self.s, dataclasses.replace(self.runtime, compile=False))
+
+    def array(self, values: object) -> object:
+        return self.torch.from_numpy(values).to(self.runtime.device)
+
+    def logits_from_hidden(self, tokens: object, last: int) -> object:
+        """For trainers whose model offers hidden states and a tied head only."""
+        logits = self.module.linear(self.model.hidden(tokens)[:, -last:], self.model.embed).float()
+        return self.s.LOGIT_SOFTCAP * self.torch.tanh(logits / self.s.LOGIT_SOFTCAP)
+
+    def answer(self, tokens: object, last: int) -> object:
+        usual = self.compiled is not None and tokens.shape == (self.windows, self.seq_len) and last == self.stride
+        with self.torch.inference_mode():
+            return (self.compiled if usual else self.compute)(self.array(tokens), last).float().cpu().numpy()
+
+    def learn_from(self, tokens: object, targets: object) -> None:
+        """The step of test-time training on a window whose scores are final, and the cache's."""
+        with self.torch.set_grad_enabled(self.learner is not None):
+            nats = self.model.nats(self.array(tokens), self.array(targets), targets.shape[1])
+        own = self.own_part(nats.detach().float().cpu().numpy(), tokens, targets)
+        if hasattr(self.learner, "learn"):
+            self.learner.learn(nats, own, *self.begins(tokens, targets))
+        elif self.learner:
+            nats.mean().backward()
+            self.learner.step(self.s.MUON_MOMENTUM_WARMUP_STEPS + self.learned, self.s.TTT_LR)
+        self.learned += 1
+
+
+class PlainMLX(Plain):
+    """By train_gpt_mlx.py's own functions."""
+
+    def __init__(self, module: object, artifact: bytes, spec: dict):
+        import mlx.core as mx
+
+        self.mx = mx
+        super().__init__(module, artifact, spec)
+        self.learner = module.Learner(self.model, *self.rates) if self.ttt else None
+
+    def has_gpu(self) -> bool:
+        return self.mx.is_available(self.mx.gpu)
+
+    def array(self, values: object) -> object:
+        return self.mx.array(values.astype(self.np.int32))
+
+    def answer(self, tokens: object, last: int) -> object:
+        return self.np.array(self.model.logits(self.array(tokens), last))
+
+    def learn_from(self, tokens: object, targets: object) -> None:
+        """The step of test-time training on a window whose scores are final, and the cache's."""
+        x, y = self.array(tokens), self.array(targets)
+        own = self.own_part(self.np.array(self.model.nats(x, y, targets.size)), tokens, targets)
+        if self.learner:
+            self.learner.learn(x, y, own, *self.begins(tokens, targets))
