@@ -14,10 +14,16 @@ set -euo pipefail
 unset CDPATH # with it cd may go elsewhere
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-if [ $# -eq 0 ]; then
-  echo "usage: bash $0 OUT [KEY=VALUE ...]" >&2
-  exit 2
-fi
+case "${1-}" in
+  -h | --help)
+    echo "usage: bash $0 OUT [KEY=VALUE ...]; the lines at its top say what it runs, and what PARTS, CONFIGS and TRAIN_SECONDS do"
+    exit 0
+    ;;
+  '' | -* | *=*)
+    echo "usage: bash $0 OUT [KEY=VALUE ...]" >&2
+    exit 2
+    ;;
+esac
 out="$1"
 shift
 if ! python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then

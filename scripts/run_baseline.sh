@@ -10,10 +10,14 @@
 
 . "$(dirname "${BASH_SOURCE[0]}")/setup_python.sh"
 
-_pgl_usage() { # line that says what is wrong
+_pgl_usage() {
+  printf 'usage: bash %s CONFIG [--packed | --readable] [--resume RUN] [KEY=VALUE ...], with one of these as CONFIG:\n' "$0"
+  (cd "$PGL_ROOT" && printf '       %s\n' configs/*.env)
+}
+
+_pgl_refuse() { # line that says what is wrong
   printf 'error: %s\n' "$1" >&2
-  printf 'usage: bash %s CONFIG [--packed | --readable] [--resume RUN] [KEY=VALUE ...], with one of these as CONFIG:\n' "$0" >&2
-  (cd "$PGL_ROOT" && printf '       %s\n' configs/*.env) >&2
+  _pgl_usage >&2
   exit 2
 }
 
@@ -21,16 +25,20 @@ run_baseline() {
   local trainer="$1" requirements="$2" config="${3:-}" with=()
   shift 2
   case "$config" in
-    '') _pgl_usage "no config given" ;;
+    '') _pgl_refuse "no config given" ;;
+    -h | --help)
+      _pgl_usage
+      exit 0
+      ;;
     --resume | --resume=*) ;; # the run has settings of its own
-    -* | *=*) _pgl_usage "the first argument is $config; the config comes first" ;;
+    -* | *=*) _pgl_refuse "the first argument is $config; the config comes first" ;;
     *)
       shift
       # A config is looked for where the command was typed, then in the repository root, where everything runs.
       if [ -f "$config" ]; then
         if [ "$PWD" != "$PGL_ROOT" ]; then config="$(cd "$(dirname "$config")" && pwd)/$(basename "$config")"; fi
       elif [ ! -f "$PGL_ROOT/$config" ]; then
-        _pgl_usage "there is no config file $config"
+        _pgl_refuse "there is no config file $config"
       fi
       with=(--config "$config")
       ;;

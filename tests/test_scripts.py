@@ -275,6 +275,12 @@ def test_scripts_find_their_folder_whatever_cdpath_says(ready, script, tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (plain.returncode, plain.stdout, plain.stderr)
 
 
+@pytest.mark.parametrize("script", "run_cuda_baseline run_mlx_baseline gpu_evidence rescore make_record check_submission_folder".split())
+def test_help_is_no_mistake(ready, script):
+    done = ready.bash(f"scripts/{script}.sh", "--help")
+    assert done.returncode == 0 and script.replace("rescore", "referee") in done.stdout and not done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("scripts/*.sh")), ids=lambda path: path.name)
 def test_no_script_follows_cdpath(path):
     first, cd, _ = path.read_text().partition('cd "$(dirname "${BASH_SOURCE')
