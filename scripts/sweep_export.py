@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 from golf import needs
 from golf.interrupts import interrupted, tool_main
@@ -58,12 +59,19 @@ def validation_hash(folder: Path) -> str:
 
 
 def sweep(folder: Path, items: list[str], targets: int) -> None:
-    """Print the table. Raises SweepError, RunError, ScoresError or the trainer's UserError."""
+    """Print the table. Raises SweepError, RunError, ScoresError."""
     wanted = validation_hash(folder)
     trainer = import_trainer(folder / "train_gpt.py")
     if not hasattr(trainer, "balanced_steps"):
         raise SweepError(f"{folder}/train_gpt.py is from before BALANCE_TOKENS; sweep it with the scripts of its own day, or run it again")
-    run = open_run(trainer, folder, targets, wanted)
+    try:
+        print_rows(trainer, open_run(trainer, folder, targets, wanted), folder, items)
+    except trainer.UserError as e:
+        raise SweepError(str(e)) from None
+
+
+def print_rows(trainer: ModuleType, run: object, folder: Path, items: list[str]) -> None:
+    """Export with each combination and score it. Raises SweepError, and the trainer's UserError."""
     s, data = run.s, run.data
     axes = parse_axes(items, [key for key in EXPORT_KEYS if key in s.table])
     idle = [name for name in axes if name.startswith("STEP_")]
@@ -112,9 +120,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         sweep(args.folder, args.axes, args.targets)
-    except Exception as e:
-        if not isinstance(e, (SweepError, RunError, ScoresError)) and type(e).__name__ not in ("UserError", "DataError", "ArtifactError"):
-            raise
+    except (SweepError, RunError, ScoresError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     return 0

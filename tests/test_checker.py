@@ -957,8 +957,8 @@ def test_sources_that_read_as_they_run():
     for line, wrong in ((1, b"x = '\xe9'\n"), (2, b"#!\n# coding: unicode_escape\nx = 1 #\\x0ay = 2\n"), (1, b"# coding: nothing\n")):
         assert [found for found, _ in source.misleading(wrong)] == [line], wrong
     assert source.misleading(b"\xef\xbb\xbfx = 1\n\nx = 2\x0c\n") == [(1, "control characters"), (3, "control characters")]
-    for path in (*ROOT.glob("train_gpt*.py"), *ROOT.glob("records/*/*/train_gpt*.py")):
-        assert source.misleading(source.readable(path.read_bytes())) == [], path
+    for path in ROOT.glob("train_gpt*.py"):
+        assert source.misleading(path.read_bytes()) == [], path
 
 
 def test_names_behind_other_names():
@@ -969,9 +969,8 @@ def test_names_behind_other_names():
         assert any(words in what for what in found(text)), (text, found(text))
     assert found(PLAIN) == []
     assert found("import torch\n" + "x = torch" + ".a" * 900 + "\n") == []
-    for path in (*ROOT.glob("train_gpt*.py"), *ROOT.glob("records/*/*/train_gpt*.py")):
-        if not source.is_packed(path.read_bytes()):
-            assert found(path.read_text(encoding="utf-8")) == [], path
+    for path in ROOT.glob("train_gpt*.py"):
+        assert found(path.read_text(encoding="utf-8")) == [], path
 
 
 HONEST = """System: Ubuntu 24.04, one RTX 4090.

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from folders import NO_PINS, OPEN, RECORD, edit, make_folder, reseal, reseed, tracks
+from folders import NO_PINS, OPEN, RECORD, ROOT, edit, make_folder, reseal, reseed, tracks
 from golf.records import digest
 from golf.runs import sha256_of
 from leaderboard import BEGIN, END, Entry, bytes_per_token, judge, main, ranked, read_records, readme_table
@@ -211,6 +211,11 @@ def test_claims_stand_in_no_verified_entrys_way(repository):
     ]
     entries = [dataclasses.replace(made_up("a", "s", 1000, 2500, [b] * 3), verified=v) for b, v in ((0.8, ""), (1.5, day))]
     assert bytes_per_token(entries, NO_PINS) == 2.5
+
+
+def test_every_record_that_is_here_is_clean():
+    entries, left_out = read_records(ROOT / "records")
+    assert not left_out and len(entries) == len(list(ROOT.glob("records/track_*/*/submission.json")))
 
 
 def test_one_text_has_one_size(finished, tmp_path):

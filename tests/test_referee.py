@@ -427,6 +427,24 @@ def test_batches_that_are_no_probes_come_alone_too(score, monkeypatch):
     assert batches // 10 < sum(alone) < batches // 2 and len(alone) == 2 * batches
 
 
+@pytest.mark.parametrize("source", [SCORER, LEARNER], ids=["plain", "learning"])
+def test_long_work_says_how_far_it_is(stream, tmp_path, monkeypatch, source):
+    if not isolated:
+        pytest.skip("no Linux namespaces here")
+    monkeypatch.setattr("golf.questions.SAY_EVERY_S", 0.0)
+    (tmp_path / "train_gpt.py").write_text(source)
+    (tmp_path / "artifact.bin").write_bytes(b"abc")
+    said: list[str] = []
+    try:
+        Referee(stream, train_gpt.window_batches, LIMITS, say=said.append).score(tmp_path)
+    except NoReferee as e:
+        pytest.skip(str(e))
+    for what in ("scoring", "asking a second process"):
+        mine = [line for line in said if line.startswith(f"{what}: ")]
+        assert len(mine) >= 5 and all(re.fullmatch(rf"{what}: \d+ of \d+ batches, about \d+ s left", line) for line in mine)
+        assert mine[-1].endswith("about 0 s left")
+
+
 def test_no_call_of_windows_is_larger_than_the_referee_bears(score):
     source = SCORER.replace("64, 16, 50, 8\n", "65_536, 1, 50, 65_536\n")
     about = score(source, probes=0)[1]["scorer"]

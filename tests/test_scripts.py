@@ -690,12 +690,6 @@ def test_an_old_locale_stops_no_tool(folder, module):
     assert (done.returncode, done.stdout) == (0, b"sha256 1234\\u2026" + os.linesep.encode()), done.stderr
 
 
-def test_no_check_is_an_assert():
-    """`python -O` leaves those out."""
-    for path in [*ROOT.glob("train_gpt*.py"), *ROOT.glob("data/*.py"), *ROOT.glob("scripts/**/*.py")]:
-        assert not re.search(r"^\s*assert\b", path.read_text(encoding="utf-8"), re.M), path
-
-
 @pytest.mark.parametrize("there", [True, False])
 def test_a_missing_package_names_what_to_type(monkeypatch, tmp_path, capsys, there):
     monkeypatch.syspath_prepend(ROOT / "scripts")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +22,7 @@ DRIFT_NATS, DRIFT_MOST_NATS = 1e-3, 3e-3  # the same in one direction, in the me
 PROBES = 12  # batches of an artifact that are asked again
 PROBE_WINDOWS, BLIND = 4, 400  # windows asked again in a probe; targets asked of the second process for each probe, where it does not learn
 BLIND_LEARNING = BLIND // 4  # and where it learns, or has a cache: each answer takes longer then
+SAY_EVERY_S = 20.0  # seconds between words about how far it is
 
 
 def nats_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -107,7 +109,10 @@ class Probes:
 
 
 class Referee:
-    """Scores one artifact of a folder over a stream of tokens."""
+    """Scores one artifact of a folder over a stream of tokens.
+
+    A batch is (starts (B,) int, length, last): windows of `length` tokens from those places, each scoring its `last` targets.
+    """
 
     def __init__(
         self,
@@ -161,16 +166,28 @@ class Referee:
             "scoring_s": round(time.monotonic() - ready, 2),
         }
 
+    def saying(self, what: str, items: Sequence) -> Iterator:
+        """The items; now and then it says how many are done, and about how long the others will take."""
+        begun = said = time.monotonic()
+        for done, item in enumerate(items, 1):
+            yield item
+            if (now := time.monotonic()) - said > SAY_EVERY_S:
+                said = now
+                self.say(f"{what}: {done} of {len(items)} batches, about {(now - begun) / done * (len(items) - done):.0f} s left")
+
     def child(self) -> Child:
         return Child(self.folder, self.artifact, self.limits, self.isolate, self.device)
 
     def rows(self, starts: np.ndarray, length: int, stream: np.ndarray | None = None) -> np.ndarray:
+        """The windows' tokens, (B, length) int32, of the stream or of a changed one."""
         return (self.tokens if stream is None else stream)[starts[:, None] + np.arange(length)]
 
     def targets(self, starts: np.ndarray, length: int, last: int) -> np.ndarray:
+        """What the windows score, (B, last) int32."""
         return self.tokens[starts[:, None] + np.arange(length - last, length) + 1]
 
     def book(self, nats: np.ndarray, batch: tuple, logits: np.ndarray) -> None:
+        """Write a batch's scores, from its logits (B, last, V), into nats (n,), once."""
         starts, length, last = batch
         where = starts[:, None] + np.arange(length - last, length)
         if not np.isnan(nats[where]).all():
@@ -179,7 +196,7 @@ class Referee:
 
     def score_plain(self, child: Child, about: dict, batches: list, probed: set[int], nats: np.ndarray, pool: ThreadPoolExecutor) -> None:
         """Two requests are on their way at a time, mostly, and the softmax of one batch is taken while the child computes the next."""
-        vocab, pending, said = about["vocab_size"], [], time.monotonic()
+        vocab, pending = about["vocab_size"], []
         alone = probed | {i for i in range(len(batches)) if not self.random.randrange(3)}  # who waits for a second request learns little
         asked = 0
 
@@ -190,9 +207,9 @@ class Referee:
                 child.ask(self.rows(starts, length), last, int(starts[0]))
                 asked += 1
 
-        for i, batch in enumerate(batches):
+        for i, batch in self.saying("scoring", list(enumerate(batches))):
             if i in probed:
-                while asked > i:  # the probe's own questions must not mix with those under way
+                if asked > i:  # the probe's own questions must not mix with those under way
                     raise AssertionError("a request was sent past a probe")
                 self.probe(child, about, batch, lambda b=batch: self.ask_now(child, about, b), nats)
                 asked = i + 1
@@ -202,9 +219,6 @@ class Referee:
                 pending.append(pool.submit(self.book, nats, batch, logits))
                 while len(pending) > 2:
                     pending.pop(0).result()
-            if time.monotonic() - said > 20:
-                said = time.monotonic()
-                self.say(f"scored {i + 1} of {len(batches)} batches")
         for future in pending:
             future.result()
 
@@ -215,7 +229,7 @@ class Referee:
 
     def score_learning(self, child: Child, about: dict, batches: list, probed: set[int], nats: np.ndarray) -> None:
         """Score first: the targets of a batch are told only after its logits are here and booked."""
-        for i, batch in enumerate(batches):
+        for i, batch in self.saying("scoring", list(enumerate(batches))):
             starts, length, last = batch
             if i in probed:
                 self.probe(child, about, batch, lambda b=batch: self.ask_now(child, about, b), nats)
@@ -301,7 +315,7 @@ class Referee:
         with self.child() as child:
             if {k: v for k, v in child.start().items() if k != "device"} != {k: v for k, v in about.items() if k != "device"}:
                 raise Refusal("S5", "it describes itself otherwise when started again")
-            for i in range(max(asked) + 1) if about["learns"] else asked:
+            for i in self.saying("asking a second process", range(max(asked) + 1) if about["learns"] else list(asked)):
                 starts, length, last = batches[i]
                 for pick in asked.get(i, []):
                     row, inside = divmod(pick - (int(ends[i - 1]) if i else 0), last)
