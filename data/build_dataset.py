@@ -24,11 +24,11 @@ from pathlib import Path
 
 import prep.console  # noqa: F401  first, as it says what to type where packages are missing
 from prep.console import Progress, ToolError, tool_main
-from prep.dataset_writer import SPLITS, SplitCount, report, write_dataset
+from prep.dataset_writer import SplitCount, report, write_dataset
 from prep.dedupe import dedupe_and_split, sample_for_tokenizer
 from prep.encoders import BYTE_VOCAB, ByteEncoder, Encoder, PieceEncoder, tool_versions, train_tokenizer
 from prep.reading import is_json_lines, read_documents, text_suffix
-from prep.shards import MAX_VOCAB, SHARD_TOKENS, atomic_path, sha256_file, temporary_path
+from prep.shards import MAX_VOCAB, SHARD_TOKENS, SPLITS, atomic_path, sha256_file, temporary_path
 
 DATA = Path(__file__).resolve().parent
 TOKENIZER_SAMPLE_BYTES = 100_000_000

@@ -35,13 +35,13 @@ differ=(git -C "$root" diff --ignore-submodules=none --no-renames --name-only -z
 "${differ[@]}" . ':(exclude,icase)records' >"$work/beside"
 
 status=0
+maintainer="${3-}"
+maintains() { [ "$maintainer" = --maintainer ]; }
+there() { git -C "$root" rev-parse --quiet --verify "$1:$2" >/dev/null; }
 say() { # say PATH WORDS: a finding; the path is a stranger's, and may hold anything
   printf '%q: %s\n' "$1" "$2" >&2
   status=1
 }
-maintains() { [ "${maintainer}" = --maintainer ]; }
-there() { git -C "$root" rev-parse --quiet --verify "$1:$2" >/dev/null; }
-maintainer="${3-}"
 
 folders=()
 newline=$'\n'

@@ -86,14 +86,17 @@ def is_smoke(data: str) -> bool:
         return False
 
 
-def differing_claims(claim: dict, mine: dict, tokenizer: bytes) -> list[dict]:
-    """Violations by what a claim says of validation text and tokenizer; `mine`: of the text, counted here; `tokenizer`: its file."""
-    found, sha256, total = [], sha256_of(tokenizer), claim["total_bytes"] + len(tokenizer)
+def differing_claims(claim: dict, mine: dict, sha256: str, charged: int) -> list[dict]:
+    """Violations by what a claim says of validation text and tokenizer.
+
+    mine: of the text, counted here. sha256, charged: of the tokenizer here, and the bytes of it that come on top of total_bytes.
+    """
+    found, total = [], claim["total_bytes"] + charged
     if sha256 != claim["tokenizer_sha256"]:
         what = f"claims the tokenizer {claim['tokenizer_sha256'][:16]}; the one here, whose bytes would count, is {sha256[:16]}"
         found.append({"rule": "B3", "what": what})
-    elif sha256 != load_pins()["tokenizer"] and total > claim["cap_bytes"]:
-        what = f"{total} bytes with the {len(tokenizer)} of its own tokenizer; allowed: {claim['cap_bytes']}"
+    elif charged and total > claim["cap_bytes"]:
+        what = f"{total} bytes with the {charged} of its own tokenizer; allowed: {claim['cap_bytes']}"
         found.append({"rule": "B4", "what": what})
     for key, rule in (("sha256", "S7"), ("targets", "S7"), ("bytes", "S6")):
         if mine[key] != claim["validation"][key]:
@@ -127,7 +130,8 @@ def rescore(args: argparse.Namespace) -> dict:
         raise NoReferee(f"{e}\n(--data and --tokenizer name the validation shards and their tokenizer)") from None
     validation = {"targets": len(tokens) - 1, "bytes": int(total), "sha256": train_gpt.sha256_of(tokens)}
     tokenizer = Path(args.tokenizer).read_bytes()
-    violations = differing_claims(claim, validation, tokenizer)
+    charged = 0 if (tokenizer_sha256 := sha256_of(tokenizer)) == load_pins()["tokenizer"] else len(tokenizer)
+    violations = differing_claims(claim, validation, tokenizer_sha256, charged)
     target_bytes, allowed = table.target_bytes(tokens[:-1], tokens[1:]), allowed_difference(train_gpt, args.device, claim["device"])
     limits = DEFAULT_LIMITS | {"total_s": args.limit_s, "reply_s": args.reply_s, "memory_bytes": int(args.memory_gb * 2**30)}
     rows, scored = [], {}
@@ -170,7 +174,7 @@ def rescore(args: argparse.Namespace) -> dict:
         "runs": rows,
         "violations": violations,
         "validation": validation,
-        "tokenizer_bytes": 0 if sha256_of(tokenizer) == load_pins()["tokenizer"] else len(tokenizer),  # what comes on top of total_bytes
+        "tokenizer_bytes": charged,  # on top of total_bytes
         "verified_val_bpb": round(sum(scores) / len(scores), 8) if scores else None,
         "complete": complete,
         "isolated": not args.without_isolation,

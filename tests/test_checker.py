@@ -504,7 +504,8 @@ def test_marks_of_the_referee_are_nobody_elses(folder):
     typed += ("title", "![verified](x.svg) Wider"), ("author", "I &check;")
     for field, value in typed:
         (folder / "submission.json").write_text(json.dumps(claim | {field: value}))
-        assert "no check marks or images" in [f.allowed for f in check(folder).findings], field
+        heading = ["the title of submission.json alone, without HTML"] * (field == "title")  # the README's is the old one
+        assert [f.allowed for f in check(folder).findings] == ["no check marks or images", *heading], field
     (folder / "submission.json").write_text(text)
     all_logs(folder, ("^(device:.*)", "\\1 \u2714"))
     log(folder, ("^(device:.*)", "\\1 \u2714"), name="control.log")

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from prep.audit_inputs import CHUNK_TOKENS, SPLITS, Stream, Tokenizer
+from prep.audit_inputs import CHUNK_TOKENS, Stream, Tokenizer
 from prep.console import Progress
 from prep.overlap import HashSet, window_hashes
-from prep.shards import BOS_ID, MANIFEST_NAME, hash_faults
+from prep.shards import BOS_ID, MANIFEST_NAME, SPLITS, hash_faults
 
 SHINGLE_TOKENS = 32
 MAX_VAL_WINDOWS = 1 << 23  # more than this many are thinned out by hash, which bounds memory

@@ -16,7 +16,6 @@ from prep.console import ToolError
 from prep.shards import BOS_ID, MANIFEST_NAME, tokenizer_of
 
 CHUNK_TOKENS = 1 << 22
-SPLITS = ("train", "val")
 BARE_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 

@@ -19,6 +19,7 @@ from prep.encoders import Encoder
 from prep.shards import (
     BOS_ID,
     SHARD_TOKENS,
+    SPLITS,
     SplitWriter,
     exclusive,
     file_entry,
@@ -30,7 +31,6 @@ from prep.shards import (
 
 BATCH_CHARS = 1 << 21
 FEW_DOCUMENTS = 10  # fewer are hardly meant, and a hash may send all of them to one split
-SPLITS = ("train", "val")
 
 
 @dataclass

@@ -29,6 +29,7 @@ TOKEN_BYTES = 2
 SHARD_TOKENS = 100_000_000
 BOS_ID = 1
 MAX_VOCAB = 1 << 16
+SPLITS = ("train", "val")
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "parameter-golf-local/dataset-1"
 

@@ -23,7 +23,6 @@ HTML = re.compile("<[a-z/!?]", re.IGNORECASE)
 FIELD_RULES = {"total_bytes": "B4", "code_bytes": "B1", "model_bytes": "B1", "cap_bytes": "B1", "train_seconds": "C1", "validation": "S7"}
 
 
-# submission.json ------------------------------------------------------------------------------------------------------
 def check_claim_shape(report: Report) -> dict | None:
     """submission.json when it fits the schema and its place, else None."""
     name = "submission.json"

@@ -21,7 +21,7 @@ STEERING = re.compile(
     r"|(^|[.!?:]\s+)(please\s+)?act as an? (ai|language model|assistant|reviewer|judge)\b|(^|[.!?:]\s+)as an ai\b(?!-)"
     r"|(^|[.!?:,]\s+)(please\s+)?(mark|treat|report|accept|approve)\b.{0,40}\b(this|the) (submission|record|folder|run|result)"
     r"\s+((as|is|was|to be|it is)\s+)?((now|already|fully)\s+)?(verified|valid|clean|passed|approved)\b"
-    r"|\bcurl\s+\S+\s*\|\s*(ba)?sh\b|\brm\s+-rf\s+[~/]+(\s|\*|$)",
+    r"|\bcurl\s+\S+\s*\|\s*(ba)?sh\b|\brm\s+-rf\s+(?!~/\.cache/\w)[~/]",
     re.IGNORECASE | re.MULTILINE,
 )
 
