@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Purpose:  the referee: scores a record's artifacts again, its code in a jail, and compares with the claim.
-# Hardware: Linux for the isolation; as much computing as the submission's own scoring took.
-# Duration: 4.9 times the CPU seconds of --eval-only for 131,072 targets without a cache (2 CPU cores, 2026-11-26); less for more.
+# Hardware: Linux for the isolation; a CPU, or the GPU of the claim.
+# Duration: 4.9 times the CPU seconds of --eval-only for 131,072 targets without a cache (2 CPU cores, 2026-11-26), less for
+#           more; with a cache 4 to 23 times the seconds of scoring.
 # Example:  bash scripts/rescore.sh records/track_30min_2mb_local/2026-11-21_wider
 #           bash scripts/rescore.sh records/track_non_record/2026-11-21_cpu --data DIR --tokenizer FILE.model \
 #                --json records/verified/2026-11-21_cpu.json --sign me
