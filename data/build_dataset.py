@@ -10,7 +10,7 @@ as .gz, .xz or .zst. Output: `data/datasets/<name>_sp<V>/` (or `_byte260`) with 
 
 Exact duplicates are dropped, and a document goes to validation or train by a hash of its text, so adding
 text later moves no document from one to the other. Nothing appears under its name until it is whole; a run
-that was killed can simply be started again. About 10 MB of text a second on two cores, under 1 GB of memory.
+that was killed can simply be started again. About 4 MB of text a second of a core (data/README.md).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ token of the default tokenizer at p < 0.01 (docs/track_spec.md, E3); the table s
 records/verified/<name>.json, which the referee writes, and holds only for the very files it saw; its scores then take the place of
 the claim's.
 
-Of the open lane README.md names the best whose text is one of those in scripts/golf/pins.json.
+Of the open lane README.md names the best whose text is one of those in scripts/golf/pins.json, verified ones before others.
 
 In README.md the table stands between the lines `<!-- leaderboard: begin -->` and `<!-- leaderboard: end -->`.
 Exit status: 0 done, 1 out of date or folders with findings, 2 usage. Standard library only.
