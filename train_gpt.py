@@ -102,7 +102,7 @@ COMMON_SETTINGS = [
     Setting("CAP_BYTES", 2_000_000, (1, 2**40), "code bytes + model bytes at most; over it the exit status is 3"),
     Setting("EVAL_SEQ_LEN", 1024, (2, 65_536), "tokens of context a window holds"),
     Setting("EVAL_STRIDE", 64, (1, 65_536), "targets scored by each window after the first"),
-    Setting("NGRAM_CACHE", 0, (0, 16), "scoring also asks what followed the last 1 to so many tokens before (memory: 0.5 kB each); 0: no"),
+    Setting("NGRAM_CACHE", 0, (0, 16), "scoring asks what followed the last 1 to so many tokens before (memory: 0.6 kB a target); 0: no"),
     Setting("TTT_LR", 0.0, (0.0, 0.01), "test-time training on each window once it is scored: Adam learning rate; 0: none"),
     Setting("TTT_DOC_LR", 0.0, (0.0, 0.01), "added to TTT_LR for what is forgotten again when the document ends; 0: nothing is"),
     Setting("GAP_TOKENS", 262_144, (1, 2**40), "targets, in whole windows, scored before export too: the export gap"),
