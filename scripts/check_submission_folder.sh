@@ -4,7 +4,7 @@
 # Hardware: any; Python 3.11 or newer, no packages (--rescore needs those of the trainer).
 # Duration: under 1 s a folder (2 CPU cores, 2026-11-21).
 # Example:  bash scripts/check_submission_folder.sh records/track_30min_2mb_local/2026-11-21_wider
-#           bash scripts/check_submission_folder.sh records/*/2026-* --json
+#           bash scripts/check_submission_folder.sh records/track_*/2026-* --json
 # Exit status: 0 clean, 1 findings, 2 usage.
 set -euo pipefail
 
