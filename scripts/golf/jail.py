@@ -7,9 +7,9 @@ words for the report. Two ways in, by who is asking:
     root               the other namespaces directly, then the user id of nobody, so that limits on processes hold
 
 In both: new mount, process, network, IPC and host-name namespaces; a root file system in memory that holds read-only binds of what
-Python needs, and one writable folder in memory, /scratch; no capabilities, and none to be had by running programs or in namespaces of
-its own; a filter of system calls for that, and for what no namespace divides, key rings and notes on files, where one process could
-leave word for the next.
+Python needs, and two writable folders in memory, /scratch and /dev/shm; no capabilities, and none to be had by running programs or
+in namespaces of its own; a filter of system calls for that, and for what no namespace divides, key rings and notes on files, where one
+process could leave word for the next.
 """
 
 from __future__ import annotations
