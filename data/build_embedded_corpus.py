@@ -31,8 +31,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import prep.console  # noqa: F401  first, as it says what to type where packages are missing
+
+# isort: split
+import numpy as np
 from build_dataset import DATA
 from prep.console import tool_main
 from prep.dataset_writer import report, write_dataset

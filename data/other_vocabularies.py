@@ -14,8 +14,10 @@ import glob
 import sys
 from pathlib import Path
 
-import numpy as np
 import prep.console  # noqa: F401  first, as it says what to type where packages are missing
+
+# isort: split
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from prep.console import ToolError, tool_main

@@ -23,18 +23,24 @@ import time
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 from golf.interrupts import tool_main
 from golf.jail import SYSTEM_PATHS
 from golf.needs import refuse
-from golf.questions import PROBES, Referee
 from golf.records import ROOT, digest, load_pins
 from golf.rules import check_folder
 from golf.runs import sha256_of
 from golf.source import SourceError, edited_count, parse, readable
-from golf.submission import DEFAULT_LIMITS, NoReferee, Refusal
 from golf.texts import TextError, read_json, safe
 from golf.traces import python_paths
+
+try:
+    import numpy as np
+    from golf.questions import PROBES, Referee
+    from golf.submission import DEFAULT_LIMITS, NoReferee, Refusal
+except ImportError as e:
+    if {"-h", "--help"} & set(sys.argv):  # without a list of all options, whose defaults stand in those modules
+        sys.exit(print(__doc__))
+    refuse("the referee", str(e.name), "requirements-cuda.txt")
 
 SAME_CARD_BPB, CPU_BPB, OTHER_BPB = 1e-5, 1e-4, 1e-3  # how far a verified score may be from the claim; logs do not say which CPU
 # Two trainings differ by more than this in what a target costs, in the mean: 0.63 nats for seeds of 2026-11-24_blocks, 0.43 for the H100's

@@ -9,7 +9,7 @@
 # Exit status: 0 as claimed, 1 refused or not as claimed, 2 usage, no data, or no isolation to be had.
 set -euo pipefail
 
-for arg in "$@"; do # help and usage need no packages
+for arg in "$@"; do # help needs no packages
   case "$arg" in -h | --help) exec "${PYTHON:-python3}" "$(dirname "${BASH_SOURCE[0]}")/referee.py" --help ;; esac
 done
 here="$PWD"

@@ -703,3 +703,21 @@ def test_a_missing_package_names_what_to_type(monkeypatch, tmp_path, capsys, the
     said = capsys.readouterr().err
     assert e.value.code == 2 and said.endswith("python3 -m pip install -r a.txt -r b.txt\n")
     assert said.startswith("error: x.py needs scipy; type: ") and ("source .venv/bin/activate" in said) == there
+
+
+WITHOUT_NUMPY = "import runpy, sys; sys.modules['numpy'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data").glob("*.py")), ids=lambda path: path.name)
+def test_a_data_tool_on_a_bare_machine_says_what_to_type(path):
+    env = os.environ | {"PYTHONPATH": str(path.parent)}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NUMPY, str(path), "--help"], env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and " lacks numpy; type: source .venv/bin/activate" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_referee_on_a_bare_machine_helps_and_says_what_it_needs():
+    env, script = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}, str(ROOT / "scripts" / "referee.py")
+    command = [sys.executable, "-c", WITHOUT_NUMPY, script]
+    helped, refused = (subprocess.run([*command, arg], env=env, capture_output=True, text=True) for arg in ("--help", "x"))
+    assert (helped.returncode, helped.stderr) == (0, "") and "bash scripts/rescore.sh" in helped.stdout
+    assert refused.returncode == 2 and refused.stderr.startswith("error: the referee needs numpy; type: ")
