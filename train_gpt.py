@@ -745,12 +745,12 @@ def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice
         return (shares * (found == tokens[1:])).sum(0), cells.astype(np.int16)
     finds, cells = (np.stack(x) for x in zip(*map(look_up, context_hashes(tokens[:-1], documents[:n], orders))))
     cache = Cache(len(finds))
-    return lambda nats, z: cache.learn(np.exp(-nats[z].astype(np.float64)), finds[:, z], cells[..., z])
+    return lambda nats, z: cache.learn(np.exp(-nats.astype(np.float64)), finds[:, z], cells[..., z])
 def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
     """Nats (n,) of a model on a stream (n + 1,), nan past a limit -> of its mixture with the cache, which learns after each window."""
     mixed, n = nats.copy(), np.count_nonzero(~np.isnan(nats))
     learn = cache_beside(tokens[: n + 1], orders)
-    for z in (slice(first, end) for _, end, first in score_windows(n, seq_len, stride)): mixed[z], _ = learn(nats, z)
+    for z in (slice(first, end) for _, end, first in score_windows(n, seq_len, stride)): mixed[z], _ = learn(nats[z], z)
     return mixed
 # shared: end cache
 class Learner(torch.optim.Adam):
@@ -794,7 +794,7 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
             nats[where] = values.detach().view(-1, last).cpu().numpy()
             if ttt:
                 own = np.ones(last)
-                if mix: nats[where[0]], own = mix(nats, where[0])
+                if mix: nats[where[0]], own = mix(nats[where[0]], where[0])
                 learner.learn(values, own, tokens[where[0]] == BOS)
             bar(values.numel())
     if ttt: model.load_weights(weights)

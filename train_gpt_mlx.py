@@ -746,12 +746,12 @@ def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice
         return (shares * (found == tokens[1:])).sum(0), cells.astype(np.int16)
     finds, cells = (np.stack(x) for x in zip(*map(look_up, context_hashes(tokens[:-1], documents[:n], orders))))
     cache = Cache(len(finds))
-    return lambda nats, z: cache.learn(np.exp(-nats[z].astype(np.float64)), finds[:, z], cells[..., z])
+    return lambda nats, z: cache.learn(np.exp(-nats.astype(np.float64)), finds[:, z], cells[..., z])
 def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
     """Nats (n,) of a model on a stream (n + 1,), nan past a limit -> of its mixture with the cache, which learns after each window."""
     mixed, n = nats.copy(), np.count_nonzero(~np.isnan(nats))
     learn = cache_beside(tokens[: n + 1], orders)
-    for z in (slice(first, end) for _, end, first in score_windows(n, seq_len, stride)): mixed[z], _ = learn(nats, z)
+    for z in (slice(first, end) for _, end, first in score_windows(n, seq_len, stride)): mixed[z], _ = learn(nats[z], z)
     return mixed
 # shared: end cache
 class Learner(optimizers.Adam):
@@ -760,18 +760,21 @@ class Learner(optimizers.Adam):
     def __init__(self, model: GPT, lr: float, doc_lr: float = 0.0):
         super().__init__(lr + doc_lr, [0.0, 0.99], 0.001, bias_correction=True)
         self.model, self.share, self.lasting = model, lr / (lr + doc_lr), model.parameters()
-    def learn(self, x: mx.array, y: mx.array, own: np.ndarray, begins: np.ndarray) -> None:
-        """Learn from targets that are scored: rows (1, T) twice, the model's part in each mixture, the rest the cache knows, and whether
-        each is the first of a document, (n,) both."""
-        before, ended = self.model.parameters(), self.share < 1 and begins.any()
-        if ended: own = own * (np.arange(len(own)) >= np.flatnonzero(begins)[-1])  # only from the document that goes on
-        def loss(x: mx.array, y: mx.array) -> mx.array: return (self.model.nats(x, y, len(own)) * mx.array(own.astype(np.float32))).mean()
-        self.update(self.model, nn.value_and_grad(self.model, loss)(x, y)[1])
+    def learn(self, x: mx.array, y: mx.array, mix: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], begins: np.ndarray) -> np.ndarray:
+        """Score the last targets of rows (1, T), then learn from them: the mixture's nats. `mix` gives these, and the model's part in
+        each mixture, as the cache knows the rest, from the model's; `begins` says which are the first of a document. (n,) all."""
+        before, starts = self.model.parameters(), np.flatnonzero(begins if self.share < 1 else ())  # it hears the last document alone
+        def loss(x: mx.array, y: mx.array) -> tuple[mx.array, np.ndarray]:
+            mixed, own = mix(np.array(nats := self.model.nats(x, y, len(begins))))  # computed here; the gradient goes on from there
+            return (nats * mx.array((own * (np.arange(len(own)) >= starts.max(initial=0))).astype(np.float32))).mean(), mixed
+        (_, mixed), gradients = nn.value_and_grad(self.model, loss)(x, y)
+        self.update(self.model, gradients)
         if self.share < 1:
             moved = tree_map(mx.subtract, self.model.parameters(), before)
-            if ended: self.model.update(tree_map(mx.add, self.lasting, moved))
+            if len(starts): self.model.update(tree_map(mx.add, self.lasting, moved))
             self.lasting = tree_map(lambda w, m: w + self.share * m, self.lasting, moved)
         mx.eval(self.model.state, self.state, self.lasting)
+        return mixed
 def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0,
           ttt: float = 0) -> np.ndarray:
     """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`. With `ttt`, the model learns
@@ -781,18 +784,15 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     nats, end = np.full(n, np.nan, np.float32), batches[-1][0][-1] + batches[-1][1]
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
     learner, weights = (Learner(model, ttt, s.TTT_DOC_LR), model.weights()) if ttt else (None, {})
-    mix = cache_beside(tokens[: end + 1], s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats[z], np.ones_like(nats[z]))
+    mix = cache_beside(tokens[: end + 1], s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats, np.ones_like(nats))
     compiled = mx.compile(lambda x, y: model.nats(x, y, stride), inputs=model.state) if r.gpu and r.compile and not ttt else None
     with log.progress(label, sum(len(starts) * last for starts, _, last in batches), "tokens") as bar:
         for starts, length, last in batches:
-            rows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int32)
-            x, y = mx.array(rows[:, :-1]), mx.array(rows[:, 1:])
-            values = compiled(x, y) if compiled and (len(starts), last) == usual else model.nats(x, y, last)
+            x, y = (mx.array(tokens[starts[:, None] + np.arange(i, i + length)].astype(np.int32)) for i in (0, 1))
             where = starts[:, None] + np.arange(length - last, length)
-            nats[where] = np.array(values).reshape(-1, last)
-            if learner:
-                nats[where[0]], own = mix(nats, where[0])
-                learner.learn(x, y, own, tokens[where[0]] == BOS)
+            if learner: values = learner.learn(x, y, lambda nats, z=where[0]: mix(nats, z), tokens[where[0]] == BOS)
+            else: values = np.array(compiled(x, y) if compiled and (len(starts), last) == usual else model.nats(x, y, last))
+            nats[where] = values.reshape(-1, last)
             bar(values.size)
     if learner: model.load_weights(weights)
     return with_cache(nats, tokens, seq_len, stride, s.NGRAM_CACHE) if s.NGRAM_CACHE and not ttt else nats

@@ -248,7 +248,7 @@ def by_hand(model, s, tokens, rate, doc_rate, cached):
         loss = torch.nn.functional.cross_entropy(logits, stream[z.start + 1 : z.stop + 1], reduction="none")
         nats[z] = mixed[z] = loss.detach().numpy()
         if cached:
-            mixed[z], own = mix(nats, z)
+            mixed[z], own = mix(nats[z], z)
         share, began = torch.as_tensor(own) * torch.ones(last), np.flatnonzero(tokens[z] == BOS)
         if doc_rate and len(began):
             share[: began[-1]] = 0

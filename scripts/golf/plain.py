@@ -201,6 +201,7 @@ class PlainMLX(Plain):
     def learn_from(self, tokens: object, targets: object) -> None:
         """The step of test-time training on a window whose scores are final, and the cache's."""
         x, y = self.array(tokens), self.array(targets)
-        own = self.own_part(self.np.array(self.model.nats(x, y, targets.size)), tokens, targets)
         if self.learner:
-            self.learner.learn(x, y, own, *self.begins(tokens, targets))
+            self.learner.learn(x, y, lambda nats: (nats, self.own_part(nats, tokens, targets)), *self.begins(tokens, targets))
+        else:
+            self.own_part(self.np.array(self.model.nats(x, y, targets.size)), tokens, targets)
