@@ -1181,7 +1181,7 @@ class Stepper:
         self.names, self.shapes = [name for name, _ in parameters], [()] + [p.shape for _, p in parameters]
         self.add_part, self.update, model, state = add_part, update, self.model.state, self.optimizer.state
         if self.runtime.compile:  # `model` is an output of add_part too: taking gradients puts copies of the weights there
-            self.add_part = mx.compile(add_part, inputs=model, outputs=model)
+            self.add_part = mx.compile(add_part, inputs=(live := [model, mx.random.state]), outputs=live)  # random: new units to drop
             self.update = mx.compile(update, inputs=[model, state], outputs=[model, state])
     def prepare(self, batch: np.ndarray) -> np.ndarray:
         """Called in the prefetch thread; MLX takes the tokens over in the thread that computes."""
@@ -1215,8 +1215,10 @@ class Stepper:
         except Exception as e:  # a real bug shows again in the uncompiled run
             log(f"note: mx.compile failed, running without it: {type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}")
             self.runtime.compile = False
+            self.model.__init__(self.s, self.runtime)  # tracing that stops halfway leaves its own arrays there, not in parameters alone
             self.bind()
         self.load_state(saved)
+        mx.random.seed(self.s.SEED)
 
 # shared: begin main
 class Diverged(Exception): """The training loss is no longer a number, or far above that of guessing."""

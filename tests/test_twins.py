@@ -392,6 +392,39 @@ def test_compiled_steps_are_the_same_and_warming_up_leaves_no_trace(both, withou
         np.testing.assert_allclose(second.state()[name], value, rtol=0, atol=1e-5, err_msg=name)
 
 
+def test_compiled_dropout_drops_other_units_each_time(both, without_fusing, monkeypatch):
+    """And the same ones as without compiling, also when compiling has failed halfway: warming up leaves no trace."""
+    from mlx import nn
+
+    class Dropping(both[1].MLP):
+        def __init__(self, s):
+            super().__init__(s)
+            self.drop = nn.Dropout(0.5)
+
+        def __call__(self, x, scale):
+            return self.drop(super().__call__(x, scale))
+
+    def halfway(self, *args):
+        real(self, *args)
+        raise ValueError("not to be traced")
+
+    monkeypatch.setattr(both[1], "MLP", Dropping)
+    losses, real = [], both[1].GPT.nats
+    for switch, broken in (("off", False), ("on", False), ("on", True)):
+        pair = Pair(both, "NUM_LAYERS=1", "TRAIN_BATCH_TOKENS=32", f"COMPILE={switch}", "MATRIX_LR=0", "EMBED_LR=0", "VECTOR_LR=0")
+        (_, s), (_, runtime), (_, model), batch, notes = pair.settings, pair.runtimes, pair.models, pair.tokens()[:1], []
+        runtime.start(s.SEED)
+        stepper = both[1].Stepper(s, runtime, model)
+        with monkeypatch.context() as patch:
+            if broken:
+                patch.setattr(both[1].GPT, "nats", halfway)
+            stepper.warm_up(batch, notes.append)
+        assert runtime.compile == (switch == "on" and not broken) and len(notes) == broken
+        losses.append([stepper.finish(stepper.launch(step, batch, 1.0)) for step in range(3)])
+    assert len({round(x, 4) for x in losses[0]}) == 3
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)
+
+
 def test_weights_that_do_not_fit_are_refused(both):
     pair = Pair(both)
     with pytest.raises(both[1].UserError, match="differ in skips"):
