@@ -25,6 +25,7 @@ try:
     from tqdm import tqdm
 except ImportError as e: sys.exit(print(f"error: {e} ({sys.executable}); type: source .venv/bin/activate", file=sys.stderr) or 2)
 # shared: end imports
+os.environ.setdefault("MLX_ENABLE_TF32", "0")  # else the GPU of an M5 multiplies float32, as of Newton-Schulz, as roughly as TF32
 import mlx.core as mx
 from mlx import nn, optimizers
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
@@ -215,7 +216,7 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
     return s
 # shared: end settings
 BACKEND_SETTINGS = [
-    Setting("DEVICE", "auto", "auto|gpu|cpu", "where to run; auto: the GPU if MLX has one. Other names because MLX has no CUDA"),
+    Setting("DEVICE", "auto", "auto|gpu|cpu", "where to run; auto: the GPU if MLX has one. Other names because a Mac has no CUDA"),
     Setting("COMPILE", "auto", "auto|on|off", "mx.compile; auto: on the GPU only, because a CPU calls a C++ compiler for it"),
     Setting("MICROBATCH_TOKENS", 0, (0, 2**26), "tokens per forward and backward pass; 0: 8192, because a Mac shares its memory"),
     Setting("EVAL_BATCH_TOKENS", 16_384, (2, 2**26), "tokens per forward pass while scoring; few, because a Mac shares its memory"),
@@ -626,9 +627,8 @@ class Optimizer:
         self.state = {f"momentum/{r}x{c}": mx.zeros((len(names), r, c)) for (r, c), names in self.stacks.items()}
         self.state |= {f"{which}/{n}": mx.zeros(params[n].shape) for n in self.lr for which in ("first", "second")}
     def rates(self, step: int, lr_scale: float) -> mx.array:
-        """The numbers that change from step to step, as an array, so that a compiled step serves all: (4,) float32."""
-        left = (1 - b ** (step + 1) for b in (self.s.ADAM_BETA1, self.s.ADAM_BETA2))  # Adam's bias corrections
-        return mx.array([muon_momentum(self.s, step), lr_scale, *left])
+        """The numbers that change from step to step, as an array, so that a compiled step serves all; at last Adam's corrections: (4,)."""
+        return mx.array([muon_momentum(self.s, step), lr_scale, *(1 - b ** (step + 1) for b in (self.s.ADAM_BETA1, self.s.ADAM_BETA2))])
     def step(self, grads: dict[str, mx.array], rates: mx.array) -> None:
         """One update of model and state from the gradients by name; `rates` comes from the method."""
         s, state, params = self.s, self.state, dict(tree_flatten(self.model.parameters()))

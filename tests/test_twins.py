@@ -8,8 +8,10 @@ from __future__ import annotations
 import ast
 import ctypes
 import json
+import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -351,6 +353,14 @@ def test_newton_schulz_is_float32(both, shape):
     g = np.random.default_rng(3).normal(size=shape)
     expected = both[0].orthogonalize(torch.from_numpy(g), 5).numpy()
     np.testing.assert_allclose(np.array(both[1].orthogonalize(mx.array(g.astype(np.float32)), 5)), expected, rtol=0, atol=1e-4)
+
+
+def test_products_of_float32_are_not_rounded_to_less(both):
+    """On GPUs with units for it (M5, CUDA), MLX takes TF32 for float32 unless told otherwise, before the first product."""
+    told = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); import train_gpt_mlx; print(os.environ['MLX_ENABLE_TF32'])"
+    for own, want in (({}, "0"), ({"MLX_ENABLE_TF32": "1"}, "1")):
+        env = {k: v for k, v in os.environ.items() if k != "MLX_ENABLE_TF32"} | own
+        assert subprocess.run([sys.executable, "-c", told], env=env, capture_output=True, text=True, check=True).stdout.strip() == want
 
 
 def test_weights_and_optimizer_are_float32_when_activations_are_bf16(both):
