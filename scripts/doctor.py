@@ -231,9 +231,8 @@ def check_driver(report):
 
 
 def check_processor(report):
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # a Mac lacks it
     try:
-        cores = len(os.sched_getaffinity(0))
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         report.say("ok", "processor", f"{cores} cores, {give(memory)} of memory")
     except (AttributeError, ValueError, OSError):

@@ -331,3 +331,24 @@ def test_the_probe_of_this_machine():
     assert "error" not in facts, facts
     assert facts["device"].startswith("CPU, ") or "capability" in facts
     assert facts["attention"]["math"] and os.sep not in facts["precision"]
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_probe_by_mlx_computes_in_the_type_that_trains(monkeypatch, gpu: bool):
+    mx = pytest.importorskip("mlx.core")
+    kinds, real = set(), mx.fast.scaled_dot_product_attention
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu if gpu else mx.cpu))
+    monkeypatch.setattr(mx, "device_info", lambda device: {"device_name": "Apple M4", "memory_size": 16})
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", lambda q, *a, **kw: kinds.add(q.dtype) or real(q, *a, **kw))
+    monkeypatch.setattr(device_probe, "LENGTH", 8)
+    monkeypatch.setattr(device_probe, "tokens_per_second", lambda step_of: step_of(1)() or {})
+    facts = device_probe.probe_mlx(True)
+    assert facts["precision"] == ("bfloat16" if gpu else "float32") and kinds == {mx.bfloat16 if gpu else mx.float32}
+    assert (facts["device"], facts["memory_bytes"]) == ("Apple M4" + ", CPU" * (not gpu), 16)
+
+
+def test_the_memory_of_a_mac_which_has_no_sched_getaffinity(monkeypatch):
+    monkeypatch.delattr(doctor.os, "sched_getaffinity", raising=False)
+    report = doctor.Report(quiet=True)
+    doctor.check_processor(report)
+    assert re.fullmatch(r"\d+ cores, [\d.]+ GB of memory", report.lines[0]["text"])

@@ -134,8 +134,9 @@ def probe_mlx(calibrate: bool) -> dict[str, object]:
     import mlx.nn as nn
 
     gpu = mx.default_device() == mx.Device(mx.gpu)
+    dtype = mx.bfloat16 if gpu else mx.float32  # as the trainer's PRECISION=auto
     info = mx.device_info(mx.default_device())
-    out: dict[str, object] = {"backend": "mlx", "version": mx.__version__, "precision": "float32"}
+    out: dict[str, object] = {"backend": "mlx", "version": mx.__version__, "precision": str(dtype).removeprefix("mlx.core.")}
     name = str(info.get("device_name", mx.default_device().type))  # as the trainer's log names it
     out["device"] = name if gpu else f"{name}, CPU"
     out |= {"memory_bytes": int(info["memory_size"])} if info.get("memory_size") else {}
@@ -146,19 +147,20 @@ def probe_mlx(calibrate: bool) -> dict[str, object]:
         return mx.random.normal((rows, columns)) * columns**-0.5
 
     def heads(x: mx.array, w: mx.array) -> mx.array:
-        return (x @ w.T).reshape(*x.shape[:2], -1, HEAD).transpose(0, 2, 1, 3)
+        return (x @ w.astype(dtype).T).reshape(*x.shape[:2], -1, HEAD).transpose(0, 2, 1, 3)
 
     params = {"embed": weight(VOCAB, WIDTH), "blocks": [[weight(*shape) for shape in SHAPES] for _ in range(LAYERS)]}
 
     def loss(p: dict, tokens: mx.array) -> mx.array:
-        x = p["embed"][tokens]
+        x = p["embed"][tokens].astype(dtype)
         for q, k, v, o, up, down in p["blocks"]:
             h = mx.fast.rms_norm(x, None, 1e-6)
             parts = heads(h, q), heads(h, k), heads(h, v)
             y = mx.fast.scaled_dot_product_attention(*parts, scale=HEAD**-0.5, mask="causal")
-            x = x + y.transpose(0, 2, 1, 3).reshape(x.shape) @ o.T
-            x = x + mx.square(nn.relu(mx.fast.rms_norm(x, None, 1e-6) @ up.T)) @ down.T
-        return nn.losses.cross_entropy(x @ p["embed"].T, tokens, reduction="mean")
+            x = x + y.transpose(0, 2, 1, 3).reshape(x.shape) @ o.astype(dtype).T
+            x = x + mx.square(nn.relu(mx.fast.rms_norm(x, None, 1e-6) @ up.astype(dtype).T)) @ down.astype(dtype).T
+        logits = (x @ p["embed"].astype(dtype).T).astype(mx.float32)
+        return nn.losses.cross_entropy(logits, tokens, reduction="mean")
 
     gradient = mx.value_and_grad(loss)
 
