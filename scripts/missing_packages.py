@@ -7,6 +7,7 @@ one warning line on stderr.
 Standard library only, and nothing is imported to look at it, so that this is quick on a bare machine.
 """
 
+import argparse
 import importlib.util
 import re
 import sys
@@ -62,4 +63,6 @@ def main(paths):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="requirements files")
+    sys.exit(main(parser.parse_args().files))

@@ -126,7 +126,8 @@ def go_on(name, folder, config, rest):
 
 def main(argv):
     if not argv or argv[0].startswith("-"):
-        raise SystemExit(__doc__)
+        print(__doc__)
+        return 0 if {"-h", "--help"} & {*argv} else 2
     sys.argv[0] = os.environ.get("PGL_SCRIPT") or sys.argv[0]  # what was typed, for usage lines, the trainer's included
     name, (args, rest) = argv[0], command_line().parse_known_args(argv[1:])
     if args.packed and args.readable:

@@ -6,9 +6,9 @@
 Standard library only: the tables are read from the text, since a machine that has PyTorch may lack MLX, and a Mac PyTorch.
 """
 
+import argparse
 import ast
 import collections
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +54,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        sys.exit(__doc__)
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     (ROOT / "docs" / "settings.md").write_text(page(), encoding="utf-8")

@@ -721,3 +721,9 @@ def test_the_referee_on_a_bare_machine_helps_and_says_what_it_needs():
     helped, refused = (subprocess.run([*command, arg], env=env, capture_output=True, text=True) for arg in ("--help", "x"))
     assert (helped.returncode, helped.stderr) == (0, "") and "bash scripts/rescore.sh" in helped.stdout
     assert refused.returncode == 2 and refused.stderr.startswith("error: the referee needs numpy; type: ")
+
+
+@pytest.mark.parametrize("name", ["missing_packages", "prepare_run", "settings_doc", "sync_twins"])
+def test_what_other_scripts_call_has_a_help_too(name):
+    done = subprocess.run([sys.executable, ROOT / "scripts" / f"{name}.py", "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and f"python3 scripts/{name}.py" in done.stdout
