@@ -56,11 +56,14 @@ def check_group(side: str, runs: list[Result]) -> None:
     for name in differing(*(r.facts.shared_settings() for r in runs)):
         one_of(side, f"setting {name}", {r.label: r.facts.settings.get(name, "(none)") for r in runs})
     one_of(side, "the source (code_sha256)", {r.label: r.facts.about["code_sha256"] for r in runs})
-    seen: dict[int, str] = {}
+    seen: dict[object, str] = {}
     for r in runs:
         if r.seed in seen:
             raise ResultError(f"{side}: {seen[r.seed]} and {r.label} are both of SEED={r.seed}; a repeated seed is no further evidence")
-        seen[r.seed] = r.label
+        artifact = r.facts.about["artifact_sha256"]
+        if artifact in seen:
+            raise ResultError(f"{side}: {seen[artifact]} and {r.label} have one artifact; one run is one seed, or SEED does not reach them")
+        seen |= {r.seed: r.label, artifact: r.label}
 
 
 def check_comparable(runs: list[Result], allowed: list[str]) -> list[str]:
@@ -274,8 +277,9 @@ def compare(args: argparse.Namespace) -> int:
     for side, runs in (("A", a), ("B", b)):
         if runs:
             check_group(side, runs)
-    if both := {(r.folder.resolve(), r.seed) for r in a} & {(r.folder.resolve(), r.seed) for r in b}:
-        raise ResultError(f"{next(iter(both))[0].name} stands on both sides; name each run once")
+    ended = [(r.facts.about["artifact_sha256"], r.facts.final, r.facts.spans) for r in b]  # a copy of a run is that run
+    if both := [r.label for r in a if (r.facts.about["artifact_sha256"], r.facts.final, r.facts.spans) in ended]:
+        raise ResultError(f"{both[0]} stands on both sides; name each run once")
     loose = check_comparable(a + b, allowed)
     bpb = [values_of(runs, "val_bpb") for runs in (a, b) if runs]
     noise = noise_floor(*bpb)

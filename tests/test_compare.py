@@ -278,7 +278,7 @@ def test_control_characters_of_a_log_do_not_reach_the_terminal(runs, compare):
 
 
 def test_a_run_that_stopped_early_is_no_match_for_one_that_used_its_clock(runs, compare):
-    a, b = runs.make("a", 0.0, 0.001), runs.make("b", 0.0, 0.001)
+    a, b = runs.make("a", 0.0, 0.001), runs.make("b", 0.0002, 0.0012)
     runs.edit(a + b, ("^setting MAX_WALLCLOCK_SECONDS=\\S+", "setting MAX_WALLCLOCK_SECONDS=600.0"))
     runs.edit(a + b, (r" train_s:\S+ export_s", " train_s:590 export_s"))
     assert compare(a, b)[0] == 0
@@ -307,11 +307,15 @@ def test_seconds_do_not_count_where_iterations_ended_all_runs(runs, compare):
 def test_bad_input_says_what_to_type(runs, compare, tmp_path: Path):
     a, b = runs.make("a", 0.0, 0.001), runs.make("b", 0.01, 0.011)
     shutil.copytree(a[0], tmp_path / "again")
+    shutil.copytree(a[0], tmp_path / "seed_3")
+    edit(tmp_path / "seed_3" / "train.log", ("^setting SEED=1", "setting SEED=3"), ("^seed:1", "seed:3"))
     (tmp_path / "empty").mkdir()
     shutil.copytree(a[0], tmp_path / "begun", ignore=shutil.ignore_patterns("result.json"))
     for left, right, options, words in (
         ([*a, str(tmp_path / "again")], b, (), "both of SEED=1"),
+        ([*a, str(tmp_path / "seed_3")], b, (), "a_1 and seed_3 have one artifact; one run is one seed"),
         (a, [a[0]], (), "stands on both sides"),
+        ([str(tmp_path / "again")], a, (), "again stands on both sides"),
         (a, [str(Path(a[0]) / "train.log")], (), "stands on both sides"),
         ([str(tmp_path / "none")], b, (), "`ls runs`"),
         ([str(tmp_path / "empty")], b, (), "is no run folder: it has no train_gpt.py and no settings.env; `ls runs` shows the runs"),
@@ -337,6 +341,19 @@ def test_bad_input_says_what_to_type(runs, compare, tmp_path: Path):
     runs.edit(a[:1], ("^setting MATRIX_LR=.*", "setting MATRIX_LR=0.5 from:environment"))
     code, _, err = compare(a, b)
     assert code == 2 and "A mixes configurations: setting MATRIX_LR is" in err
+
+
+def test_a_record_is_compared_with_the_controls_in_its_folder(runs, compare, tmp_path: Path):
+    a, b = runs.make("a", -0.0105, -0.01), runs.make("b", 0, 0.0005)
+    folder = tmp_path / "record"
+    folder.mkdir()
+    for paths, stem in ((a, "train"), (b, "control")):
+        for path, name in zip(paths, (f"{stem}.log", f"{stem}_seed2.log")):
+            shutil.copy(Path(path) / "train.log", folder / name)
+    sides = [[str(folder / f"{stem}{seed}.log") for seed in ("", "_seed2")] for stem in ("train", "control")]
+    code, out, err = compare(*sides)
+    assert (code, err) == (0, "") and "verdict: better: A is 0.01050 bpb lower" in out
+    assert "record/train.log stands on both sides" in compare(sides[0], sides[0][:1])[2]
 
 
 def test_a_setting_that_a_run_in_the_middle_alone_has(runs, compare):
