@@ -29,7 +29,7 @@ from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, sd
 from golf.texts import safe
 
 try:
-    from golf.significance import MOST_SEEDS, POWER, Noise, findable, noise_floor, paired, seeds_needed, welch
+    from golf.significance import MOST_SEEDS, POWER, Noise, findable, fixed, noise_floor, paired, seeds_needed, welch, welch_of_scores
 except ImportError:
     needs.refuse("compare_runs.py", "scipy", "requirements-analysis.txt")
 except KeyboardInterrupt:
@@ -137,7 +137,8 @@ def table(a: list[Result], b: list[Result], alpha: float) -> list[str]:
             continue
         row = [name if name in METRICS else f"{safe(name, 60)}, bpb", cell(va, digits)]
         if b:
-            w = welch(va, vb, 1 - alpha) if va and vb else None
+            test = welch_of_scores if name.startswith("val_") else welch  # equal bytes or steps are no mistake
+            w = test(va, vb, 1 - alpha) if va and vb else None
             row += [cell(vb, digits), f"{mean(va) - mean(vb):+,.{digits}f}" if va and vb else "-"]
             row += [f"{w.low:+,.{digits}f} to {w.high:+,.{digits}f}", f"{w.p:.3g}", f"{w.p_lower:.3g}"] if w else ["-"] * 3
         rows.append(row)
@@ -182,7 +183,7 @@ def more_seeds(difference: float, noise: Noise, n: int, alpha: float) -> str:
 def verdict(a: list[Result], b: list[Result], alpha: float, gain: float | None) -> tuple[str, str]:
     """(better, worse or cannot tell; the sentence that says so). A lower val_bpb is better."""
     bpb_a, bpb_b = values_of(a, "val_bpb"), values_of(b, "val_bpb")
-    w, noise, difference = welch(bpb_a, bpb_b, 1 - alpha), noise_floor(bpb_a, bpb_b), mean(bpb_a) - mean(bpb_b)
+    w, noise, difference = welch_of_scores(bpb_a, bpb_b, 1 - alpha), noise_floor(bpb_a, bpb_b), mean(bpb_a) - mean(bpb_b)
     if w and w.p < alpha:
         word = "better" if w.difference < 0 else "worse"
         return word, f"{word}: A is {abs(w.difference):.5f} bpb {'lower' if w.difference < 0 else 'higher'} than B (p {w.p:.2g})"
@@ -193,7 +194,7 @@ def verdict(a: list[Result], b: list[Result], alpha: float, gain: float | None) 
     sentence = f"cannot tell: A - B is {difference:+.5f} bpb, {why}"
     if noise is None and max(len(a), len(b)) < 2:
         return "cannot tell", f"{sentence}; without a second seed nobody knows what chance does here: run 3 seeds a side"
-    if noise is None:
+    if noise is None or fixed(bpb_a) or fixed(bpb_b):
         return "cannot tell", f"{sentence}; runs without any spread do not show what chance does here: {NO_SPREAD}"
     return "cannot tell", f"{sentence}; {more_seeds(gain or difference, noise, min(len(a), len(b)), alpha)}"
 
@@ -287,7 +288,7 @@ def compare(args: argparse.Namespace) -> int:
     missing, advice = promotion(a, b, word, loose, args.gain) if args.promote else ([], [])
     status = 1 if missing else 0
     if args.json:
-        w = welch(*bpb, 1 - args.alpha) if b else None
+        w = welch_of_scores(*bpb, 1 - args.alpha) if b else None
         out = {"a": [r.label for r in a], "b": [r.label for r in b], "val_bpb_a": bpb[0], "val_bpb_b": bpb[1] if b else []}
         out |= {"verdict": word, "sentence": sentence, "welch": w and dataclasses.asdict(w)}
         out |= {"paired_by_seed": paired_line(a, b, args.alpha), "warning": unequal_line(len(a), len(b))}
@@ -306,7 +307,7 @@ def compare(args: argparse.Namespace) -> int:
     print(f"scored: {scored}; {safe(first.about['device'], 120)}")
     print("\n".join(["", *table(a, b, args.alpha), "", *noise_lines(noise, len(a), len(b), args.alpha), *loose]))
     if b:
-        nats = welch(*(values_of(runs, "val_loss (nats)") for runs in (a, b)))
+        nats = welch_of_scores(*(values_of(runs, "val_loss (nats)") for runs in (a, b)))
         if nats and nats.difference < 0:
             wanted = f"a record needs {-RECORD_MARGIN_NATS} or lower and p < {RECORD_P} (docs/track_spec.md, E3)"
             print(f"val_loss: A - B is {nats.difference:+.4f} nats, one-sided p {nats.p_lower:.2g}; {wanted}")

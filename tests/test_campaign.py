@@ -481,6 +481,22 @@ def test_without_scipy_the_interval_is_blank_and_says_so(bench, monkeypatch):
     assert bench.cells(done.out, "lr")["95% interval"] == "" and "No intervals: scipy is not installed" in done.out
 
 
+def test_runs_of_one_score_get_no_interval(bench):
+    pytest.importorskip("scipy")
+    bench.write(seeds="[1, 2, 3]")
+    assert bench().code == 0
+    first = bench.result("lr_s1")
+    for seed in (2, 3):
+        folder = bench.runs / "camp" / f"lr_s{seed}"
+        score = f"val_loss:{first['val_loss']:.8f} val_bpb:{first['val_bpb']:.8f}"
+        edit(folder / "train.log", (r"^(scored|final_sliding_window_exact) val_loss:\S+ val_bpb:\S+", rf"\1 {score}"))
+        (folder / "result.json").write_text(json.dumps(first))
+    done = bench("--table")
+    row = bench.cells(done.out, "lr")
+    assert row["delta"][0] == "+" and row["95% interval"] == ""
+    assert "**lr has no interval**: all runs of it or of base score the same" in done.out
+
+
 def test_what_cannot_be_compared_is_flagged(bench, monkeypatch):
     bench.write(BASE, 'name = "long"\nsettings = { ITERATIONS = 24 }', LR, seeds="[1]")
     done = bench()

@@ -117,6 +117,17 @@ def test_equal_values_have_no_spread_at_all():
     assert compare_runs.welch([1.5] * 3, [1.4] * 3) is None and compare_runs.paired([1.5] * 3, [1.4] * 3) is None
 
 
+def test_one_side_without_spread_gets_no_test():
+    """Three runs that SEED does not reach are one run: as if its mean were known, 16% of null pairs would look different."""
+    fixed, spread = [2.1] * 3, [2.2, 2.21, 2.19]
+    assert compare_runs.welch(fixed, spread).p < 0.005
+    for a, b in ((fixed, spread), (spread, fixed)):
+        assert compare_runs.welch_of_scores(a, b) is None and compare_runs.paired(a, b) is None
+    assert compare_runs.noise_floor(fixed, spread) == compare_runs.noise_floor(spread)
+    assert compare_runs.paired([2.1, 2.2, 2.3], [2.0, 2.1, 2.2]) is None  # apart in the 16th digit
+    assert compare_runs.welch_of_scores(*SLEEP) == compare_runs.welch(*SLEEP)
+
+
 def test_the_paired_test_is_the_published_one():
     low, high, p = compare_runs.paired(*SLEEP)  # example(sleep): t.test(extra ~ group, paired = TRUE): t = -4.0621, p = 0.002833
     assert (low, high, p) == pytest.approx((-2.4598858, -0.7001142, 0.002833), abs=5e-7)
@@ -174,6 +185,9 @@ def test_sides_that_do_not_spread_get_no_verdict(runs, compare):
     out = compare(runs.make("a", 0.0, 0.0, 0.0), runs.make("b", 0.01, 0.01, 0.01))[1]
     assert "cannot tell" in out and "does SEED reach them?" in out and "single run" not in out
     assert "second seed" not in out and "SEED=1" not in out  # there are three
+    out = compare(runs.make("f", 0.0, 0.0, 0.0), runs.make("g", 0.0095, 0.01, 0.0105))[1]
+    assert "verdict: cannot tell" in out and "does SEED reach them?" in out and "seed by seed" not in out and "val_loss: A - B" not in out
+    assert next(line for line in out.splitlines() if line.startswith("val_bpb ")).split()[-3:] == ["-"] * 3
     out = compare(runs.make("c", 0.0, 0.0, 0.0), runs.make("d", 0.01))[1]
     assert "and a side has a single run; runs without any spread do not show" in out and "second seed" not in out
     assert "does SEED reach them?" in compare(runs.make("e", 0.0, 0.0), [])[1]

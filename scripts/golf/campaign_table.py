@@ -39,9 +39,9 @@ def welch_of() -> Callable | None:
     """Welch's test, where scipy is installed."""
     if importlib.util.find_spec("scipy") is None:
         return None
-    from golf.significance import welch
+    from golf.significance import welch_of_scores
 
-    return welch
+    return welch_of_scores
 
 
 def kinds(values: list[str]) -> str:
@@ -133,6 +133,8 @@ class Table:
         a, b = ([r.facts.final["val_bpb"] for _, r in side] for side in (runs, control))
         w = self.welch and self.welch(a, b)
         self.comparisons += bool(w)
+        if self.welch and not w and min(len(a), len(b)) > 1:
+            self.notes.append(f"**{name} has no interval**: all runs of it or of {self.campaign.control} score the same, as one run would.")
         return f"{mean(a) - mean(b):+.5f}", f"{w.low:+.5f} to {w.high:+.5f}" if w else ""
 
     def unfinished(self) -> list[str]:

@@ -40,9 +40,20 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> W
     return Welch(mean(a) - mean(b), float(low), float(high), float(test.pvalue), float(p_lower), float(test.df))
 
 
+def fixed(scores: Sequence[float]) -> bool:
+    """Whether all of several runs score the same: SEED does not reach them, so they are one run and show no chance at work."""
+    return sd(scores) == 0.0
+
+
+def welch_of_scores(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Welch | None:
+    """Welch's t-test of runs; None, too, where one side is fixed, whose mean the test would take for exactly known."""
+    return None if fixed(a) or fixed(b) else welch(a, b, confidence)
+
+
 def paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float] | None:
-    """(low, high, two-sided p) of mean(a - b) by the paired t-test; None with fewer than two pairs, or differences without spread."""
-    if len(a) != len(b) or not sd([x - y for x, y in zip(a, b)]):
+    """(low, high, two-sided p) of mean(a - b) by the paired t-test; None with fewer than two pairs, or where one side or the differences
+    do not spread, to the 8 digits of a log."""
+    if len(a) != len(b) or fixed(a) or fixed(b) or not sd([round(x - y, 9) for x, y in zip(a, b)]):
         return None
     test = stats.ttest_rel(a, b)
     low, high = test.confidence_interval(confidence)
@@ -88,8 +99,8 @@ class Noise:
 
 
 def noise_floor(*groups: Sequence[float]) -> Noise | None:
-    """None when no group has two values, or none of them spread."""
-    groups = [g for g in groups if len(g) > 1]
+    """None when no group has two values, or none of them spread; one that does not is left out."""
+    groups = [g for g in groups if len(g) > 1 and not fixed(g)]
     df = sum(len(g) - 1 for g in groups)
     squares = sum((len(g) - 1) * sd(g) ** 2 for g in groups)
     if not squares:
