@@ -25,7 +25,7 @@ from golf import needs
 from golf.interrupts import interrupted, tool_main
 from golf.results import Result, ResultError, ended_by_steps, obstacles, read_results, seconds_apart
 from golf.runs import differing
-from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, sd
+from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, sd, too_unequal
 from golf.texts import safe
 
 try:
@@ -36,7 +36,6 @@ except KeyboardInterrupt:
     sys.exit(interrupted())
 
 PROMOTE_SEEDS, PROMOTE_AUXILIARY = 3, 2
-FEW_SEEDS = 4  # with fewer on a side and more than twice as many on the other, Welch's test raises too many false alarms
 NO_SPREAD = "does SEED reach them? Type diff on two of their train.log"
 ALLOWABLE = ("device", "clock", "data")
 
@@ -160,8 +159,7 @@ def noise_lines(noise: Noise | None, n_a: int, n_b: int, alpha: float) -> list[s
 
 def unequal_line(n_a: int, n_b: int) -> str:
     """A warning where Welch's test raises more false alarms than it says; '' elsewhere."""
-    few, many = sorted((n_a, n_b))
-    if not (2 <= few < FEW_SEEDS and many > 2 * few):
+    if not too_unequal(n_a, n_b):
         return ""
     return (
         f"warning: {n_a} against {n_b} runs are so unequal that chance looks like a difference more often than p says "

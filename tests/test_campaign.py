@@ -481,6 +481,13 @@ def test_without_scipy_the_interval_is_blank_and_says_so(bench, monkeypatch):
     assert bench.cells(done.out, "lr")["95% interval"] == "" and "No intervals: scipy is not installed" in done.out
 
 
+def test_very_unequal_counts_are_noted(bench):
+    pytest.importorskip("scipy")
+    bench.write(BASE, LR + "\nseeds = [1, 2]", L4 + "\nseeds = [1, 2, 3]", seeds="[1, 2, 3, 4, 5]")
+    done = bench()
+    assert done.code == 0 and "**lr's interval is too narrow**: 2 against 5 runs" in done.out and "l4's interval is" not in done.out
+
+
 def test_runs_of_one_score_get_no_interval(bench):
     pytest.importorskip("scipy")
     bench.write(seeds="[1, 2, 3]")

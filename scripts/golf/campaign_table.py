@@ -10,7 +10,7 @@ from pathlib import Path
 from golf.campaigns import BROKEN, FINISHED, INTERRUPTED, Campaign, Planned, Seen, changes, look
 from golf.results import Result, clock_of, obstacles
 from golf.runs import differing
-from golf.stats import mean, sd
+from golf.stats import mean, sd, too_unequal
 from golf.texts import safe
 
 JOURNAL = "journal.jsonl"  # in the campaign's folder: what the log of a run cannot know
@@ -135,6 +135,9 @@ class Table:
         self.comparisons += bool(w)
         if self.welch and not w and min(len(a), len(b)) > 1:
             self.notes.append(f"**{name} has no interval**: all runs of it or of {self.campaign.control} score the same, as one run would.")
+        if w and too_unequal(len(a), len(b)):
+            counts = f"{len(a)} against {len(b)} runs are too unequal for it"
+            self.notes.append(f"**{name}'s interval is too narrow**: {counts} (docs/local_loop.md, false alarms).")
         return f"{mean(a) - mean(b):+.5f}", f"{w.low:+.5f} to {w.high:+.5f}" if w else ""
 
     def unfinished(self) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 RECORD_MARGIN_NATS = 0.005
 RECORD_P = 0.01
+FEW_SEEDS = 4  # with fewer on a side and more than twice as many on the other, Welch's test raises too many false alarms
 
 
 def mean(values: Sequence[float]) -> float:
@@ -17,6 +18,11 @@ def mean(values: Sequence[float]) -> float:
 def sd(values: Sequence[float]) -> float | None:
     """Sample standard deviation, exactly 0 for equal values; None for a single one."""
     return statistics.stdev(values) if len(values) > 1 else None
+
+
+def too_unequal(n_a: int, n_b: int) -> bool:
+    """Whether so many runs against so few make Welch's interval too narrow (docs/local_loop.md)."""
+    return 2 <= min(n_a, n_b) < FEW_SEEDS and max(n_a, n_b) > 2 * min(n_a, n_b)
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
