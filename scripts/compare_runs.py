@@ -175,7 +175,8 @@ def more_seeds(difference: float, noise: Noise, n: int, alpha: float) -> str:
     what = f"a difference of {abs(difference):.5f} bpb"
     if needed <= n:
         return f"{needed} seeds a side, no more than there are, would have shown {what} in {POWER:.0%} of cases"
-    return f"about {needed - n} more seed{'s'[: needed - n > 1]} a side ({needed} in all) would show {what}"
+    more = f"about {needed - n} more seed{'s'[: needed - n > 1]} a side ({needed} in all)"
+    return f"{more} would show {what} in {POWER:.0%} of cases, if it is there"
 
 
 def verdict(a: list[Result], b: list[Result], alpha: float, gain: float | None) -> tuple[str, str]:

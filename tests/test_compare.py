@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import edit, reseed
+from folders import ROOT, edit, reseed
 
 stats = pytest.importorskip("scipy.stats", reason="scipy is not installed: pip install -r requirements-analysis.txt")
 compare_runs = pytest.importorskip("compare_runs")
 from golf import significance  # noqa: E402
-from golf.stats import welch_p  # noqa: E402
+from golf.stats import RECORD_MARGIN_NATS, RECORD_P, welch_p  # noqa: E402
 
 # Cushny and Peebles (1905) as R's data set `sleep`; example(t.test) prints its Welch test
 SLEEP = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0], [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
@@ -241,6 +242,24 @@ def test_false_alarms_by_counts_are_those_of_the_docs(n_a: int, n_b: int, low: f
     rng = np.random.default_rng(6)
     p = stats.ttest_ind(rng.normal(0, 1, (40_000, n_a)), rng.normal(0, 1, (40_000, n_b)), axis=1, equal_var=False).pvalue
     assert low < (p < 0.05).mean() < high
+
+
+def test_what_a_record_takes_is_as_the_docs_have_it():
+    """The chances of a record by spread, seeds and gain, and the gains that p alone takes in 4 of 5 cases."""
+    text, rng = (ROOT / "docs" / "local_loop.md").read_text(encoding="utf-8"), np.random.default_rng(7)
+    bpb = math.log(2) * 315_259 / 131_072  # nats a token of a bpb, on FineWeb
+    rows = re.findall(r"^\| (0\.\d+) \| (\d) \| (.*%) \|$", text, re.MULTILINE)
+    assert len(rows) == 7
+    for noise, n, cells in rows:
+        for gain, cell in zip((0.0, 0.003, 0.005, 0.01), cells.split(" | "), strict=True):
+            new, old = rng.normal(2 - gain, float(noise), (20_000, int(n))) * bpb, rng.normal(2, float(noise), (20_000, int(n))) * bpb
+            p = stats.ttest_ind(new, old, axis=1, equal_var=False, alternative="less").pvalue
+            rate = ((p < RECORD_P) & (old.mean(1) - new.mean(1) >= RECORD_MARGIN_NATS)).mean()
+            assert rate == pytest.approx(float(cell[:-1]) / 100, abs=0.002 + 4 * math.sqrt(rate * (1 - rate) / 20_000)), (noise, n, gain)
+    found = [f"{significance.findable(1.0, n, n, 2 * RECORD_P):.1f}" for n in (3, 4, 5, 8)]
+    words = "a gain of (\\S+) standard deviations in 4 of 5 cases; four for (\\S+), five for (\\S+), eight for (\\S+),"
+    said = re.search(words.replace(" ", r"\s+"), text)
+    assert list(said.groups()) == found
 
 
 def test_single_runs_get_no_verdict(runs, compare):

@@ -175,7 +175,7 @@ class Table:
         if self.comparisons > 1:
             notes.append(
                 f"Each interval is Welch's, for one comparison. Of {self.comparisons} comparisons with one control, "
-                f"{0.05 * self.comparisons:.2g} would miss zero by chance alone."
+                f"up to {0.05 * self.comparisons:.2g} would miss zero by chance alone."
             )
         lines = [f"# {c.title}", "", c.question, "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in about), ""]
         return "\n".join([*lines, *markdown(rows), *[f"\n- {note}" if i == 0 else f"- {note}" for i, note in enumerate(notes)]]) + "\n"
