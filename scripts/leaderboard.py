@@ -169,9 +169,10 @@ def against(entry: Entry, best: Entry | None) -> tuple[str, bool]:
         return f"not comparable: scored on other text than {best.claim['name']}", False
     if (mine := entry.losses_like(best)) is None or (theirs := best.losses_like(entry)) is None:
         return "not comparable: bytes per token of the default tokenizer are not known; their place is scripts/golf/pins.json", False
-    gain, p = mean(theirs) - mean(mine), welch_p(mine, theirs)
+    gain, p = round(mean(theirs) - mean(mine), 9), welch_p(mine, theirs)  # the 17th digit is not to decide
     if gain < RECORD_MARGIN_NATS:
-        return f"no record: {gain:+.4f} nats, {RECORD_MARGIN_NATS} are needed", False
+        digits = 4 if round(gain, 4) < RECORD_MARGIN_NATS else 6
+        return f"no record: {gain:+.{digits}f} nats, {RECORD_MARGIN_NATS} are needed", False
     if p is None or p >= RECORD_P:
         return f"no record: {gain:+.4f} nats, but p={'?' if p is None else format(p, '.3g')} is not under {RECORD_P}", False
     return f"record by {gain:.4f} nats, p={p:.2g}", True

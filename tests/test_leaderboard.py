@@ -11,7 +11,7 @@ import pytest
 from folders import NO_PINS, OPEN, RECORD, ROOT, edit, make_folder, reseal, reseed, tracks
 from golf.records import digest
 from golf.runs import sha256_of
-from leaderboard import BEGIN, END, Entry, bytes_per_token, judge, main, ranked, read_records, readme_table
+from leaderboard import BEGIN, END, Entry, against, bytes_per_token, judge, main, ranked, read_records, readme_table
 
 TRACKS = tracks(1500)
 
@@ -182,6 +182,20 @@ def made_up(tokenizer, sha, targets, total, bpbs, name="2026-11-01_x", per_token
     claim = {"tokenizer_sha256": tokenizer, "validation": {"targets": targets, "bytes": total, "sha256": sha}, "runs": runs}
     claim |= {"track": RECORD, "name": name, "date": name[:10], "val_bpb": sum(bpbs) / len(bpbs)}
     return Entry(Path("x"), claim, "", default_tokenizer=tokenizer == "a", bytes_per_token=per_token)
+
+
+def test_the_margin_itself_is_enough_and_a_gain_below_it_looks_so():
+    """Of 200 pairs whose means are 0.005 apart to the last digit of a log, floats put half below."""
+
+    def entry(loss):
+        made = made_up("a", "s", 1000, 2500, [1.0] * 3)
+        for run, change in zip(made.claim["runs"], (-0.0001, 0, 0.0001)):
+            run["val_loss"] = round(loss + change, 8)
+        return made
+
+    for i in range(200):
+        assert against(entry(3.3 + 0.0012347 * i), entry(3.305 + 0.0012347 * i))[1], i
+    assert against(entry(3.3), entry(3.30496)) == ("no record: +0.004960 nats, 0.005 are needed", False)
 
 
 def test_claims_stand_in_no_verified_entrys_way(repository):
