@@ -72,7 +72,7 @@ def check_comparable(runs: list[Result], allowed: list[str]) -> list[str]:
     if stops:
         fields = [field for field, _ in found if field in ALLOWABLE and field not in allowed]
         hard = [field for field, _ in found if field not in ALLOWABLE]
-        advice = "score both on the same tokens: python3 train_gpt.py --eval-only …" if hard else f"or add: --allow {','.join(fields)}"
+        advice = "with the same VAL_TOKENS of the same validation shards" if hard else f"or add: --allow {','.join(fields)}"
         raise ResultError("not comparable\n  " + "\n  ".join(stops) + f"\nrun both sides under the same conditions, {advice}")
     return [f"NOT CONTROLLED: {field}: {text}" for field, text in found]
 
