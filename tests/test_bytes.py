@@ -61,6 +61,18 @@ def test_kinds_of_pieces(sp, table):
         assert table.base_bytes[i] + table.leading_space[i] == alone
 
 
+def test_pieces_of_several_words(tmp_path):
+    """Of a tokenizer that does not split at spaces: each inside a piece is one byte, as the one before it is."""
+    texts = [f"the cat and the dog of the house in the rain {w}" for w in "one two three four five six seven eight".split()] * 20
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=str(tmp_path / "s"), vocab_size=330, model_type="bpe", byte_fallback=True,
+        split_by_whitespace=False, minloglevel=2,
+    )  # fmt: skip
+    sp, table = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "s.model")), ByteTable.load(tmp_path / "s.model")
+    assert max(piece.count("▁") for piece in sp.encode_as_pieces(texts[0])) > 2
+    assert audit_bytes(tokens_of(sp, texts), table) == sum(map(len, texts))
+
+
 def shifted(table):
     return dataclasses.replace(table, base_bytes=np.roll(table.base_bytes, 1))
 
@@ -91,12 +103,15 @@ def test_wrong_tables_are_refused(table, stream, wrong):
         audit_bytes(stream, wrong(table))
 
 
-def test_the_wrong_document_is_named(table, sp):
-    texts = ["a b c"] * 5000 + ["🚀 and more"] + ["a b c"] * 10
+@pytest.mark.parametrize("wrong", [0, 4095, 4096, 5000])
+def test_the_wrong_document_is_named(table, sp, wrong):
+    """Wherever it stands: they are decoded 4,096 at a time."""
+    texts = ["a b c"] * 5010
+    texts[wrong] = "🚀 and more"
     tokens = tokens_of(sp, texts)
     assert audit_bytes(tokens, table) == sum(len(text.encode()) for text in texts)
-    at = len(tokens_of(sp, texts[:5000]))
-    with pytest.raises(DataError, match=rf"document 5000, tokens {at} to .*: 13 bytes .* counts 21"):
+    at = len(tokens_of(sp, texts[:wrong]))
+    with pytest.raises(DataError, match=rf"document {wrong}, tokens {at} to .*: 13 bytes .* counts 21"):
         audit_bytes(tokens, byte_pieces_as_three(table))
 
 
@@ -119,6 +134,21 @@ def test_tokens_of_another_tokenizer_that_decode_well_are_refused(table, stream,
     ordinary[stream == 1] = 1
     with pytest.raises(DataError, match="another tokenizer than TOKENIZER_PATH made DATA_PATH"):
         audit_bytes(ordinary.astype(np.uint16), other)
+
+
+@pytest.mark.parametrize("foreign", [2, 3])
+def test_most_documents_must_be_this_tokenizers(table, sp, foreign):
+    """Of five, so many have byte pieces for the letter a, which make the same text; short ones do not count."""
+    text = "again and again the same words come and go and come again " * 3
+    whole = sp.encode(text)
+    apart = [sp.piece_to_id("<0x61>") if sp.id_to_piece(i) == "a" else i for i in whole]
+    assert table.decode([apart]) == table.decode([whole]) and apart != whole and len(whole) > 80
+    tokens = np.array([i for ids in [apart] * foreign + [whole] * (5 - foreign) + [sp.encode("short")] * 9 for i in [1, *ids]], np.uint16)
+    if foreign < 3:
+        assert audit_bytes(tokens, table) == 5 * len(text.strip()) + 9 * len("short")
+    else:
+        with pytest.raises(DataError, match="another tokenizer than TOKENIZER_PATH made DATA_PATH"):
+            audit_bytes(tokens, table)
 
 
 @pytest.mark.parametrize("where", [1, 5, -1])

@@ -270,10 +270,12 @@ def test_auxiliary_sets_and_context_lengths_stand_beside_the_score(main, finishe
         ("wiki={}/none_*.bin", "no shard fits"),
         ("a={0}/*_val_*.bin,a={0}/*_val_*.bin", "the name a is taken"),
         ("xz_9e={}/*_val_*.bin", "xz_9e is taken"),
+        ("odd={1}/odd.bin", "byte audit, odd of AUX_VAL: document 0"),
     ],
 )
 def test_wrong_auxiliary_sets_are_found_before_training(main, tiny, tmp_path, sets, words):
-    done = main(AUX_VAL=sets.format(tiny.folder))
+    write_shard(tmp_path / "odd.bin", [1, 0, 280])  # an unknown piece, of no known length
+    done = main(AUX_VAL=sets.format(tiny.folder, tmp_path))
     assert done.code == 2 and words in done.err and not (tmp_path / "runs").exists()
 
 
