@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from train_gpt import (
     BOS,
     CACHE_CELLS,
+    CACHE_KINDS,
     CACHE_LATEST,
     CACHE_OWN,
     CACHE_TOLD,
@@ -119,6 +120,16 @@ def test_cells_of_what_was_told_are_apart():
     assert CACHE_TOLD > cache_finds(*[np.array([BOS, 1023, 1023, 1023])] * 2, np.array([-1, -1, 1, 2]), np.arange(3))[2].max()
     assert cells.shape == (2, 5, n) and np.array_equal(cells[0], cells[1]) and cells.max() == CACHE_CELLS - 1
     assert model.tolist() == [*range(10), 9, 0, 0, 0] and found.tolist() == [10] * 11 + [11, 12, 13]
+    tokens = np.array([BOS, 1023, 1024, 1027, 1023])  # numbers of tokens are modulo 1024
+    _, last, latest = cache_finds(tokens, np.cumsum(tokens == BOS), np.array([-1, -1, 1, 2]), np.arange(4))[2]
+    assert (last - CACHE_KINDS).tolist() == [1, 1023, 0, 3] and (latest[2:] - CACHE_KINDS - 1024).tolist() == [0, 3]
+
+
+def test_a_beginning_of_zeros_is_no_copy():
+    """Contexts that reach before the stream are found nowhere, whatever their tokens."""
+    tokens = np.array([0, 0, 0, 5, 0, 0])
+    places = [last_copies(row).tolist() for row in context_hashes(tokens, np.zeros(6, np.int64), 3)[:3]]
+    assert places == [[-1, 0, 1, -1, 2, 4], [-1, -1, 1, -1, -1, 2], [-1] * 6]
 
 
 def test_repetition_pays():

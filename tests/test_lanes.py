@@ -300,6 +300,17 @@ def test_a_limit_is_the_beginning_of_the_whole(lanes, tokens):
     assert np.array_equal(some[:160], whole[:160]) and np.isnan(some[160:]).all()
 
 
+@pytest.mark.parametrize("length, stride", [(64, 48), (32, 8)])
+def test_the_cache_learns_by_the_windows_that_are_scored(lanes, tokens, length, stride):
+    """Those of EVAL_SEQ_SWEEP too, which are not those of EVAL_SEQ_LEN."""
+    model, s = lanes
+    alone, beside = (
+        scores(model, x, tokens, EVAL_SEQ_LEN=length, EVAL_STRIDE=stride) for x in (lane_settings(NGRAM_CACHE=0), s)
+    )
+    np.testing.assert_array_equal(beside, train_gpt.with_cache(alone, tokens, length, stride, s.NGRAM_CACHE))
+    assert not np.array_equal(beside, alone)
+
+
 class Heard(dict):
     """A dictionary that remembers what it was asked for."""
 
