@@ -682,11 +682,13 @@ def test_rans_of_the_wrong_kind(model_block):
     good = rans_payload(rans_side(scales))
     assert decode_artifact(made(good))[1]["a"].tolist() == [0, 0]
     assert decode_artifact(made(rans_payload(rans_side(b"\xff" * 4, low=60)), b"<<<<"))[1]["a"].tolist() == [1.05859375] * 2
-    one = [1 << 24] * 63
+    one, end = [1 << 24] * 63, len(good) - 512
     for payload in (
         *(b"", good[:3], good[:20], good[:-1], good + b"x", good + b"xx", zlib.compress(bytes(4))),
         b"\xff\xff\xff\xff" + good[4:],
         (len(good) + 9).to_bytes(4, "little") + good[4:],
+        (end - 4 + 1).to_bytes(4, "little") + good[4:end] + b"x" + good[end:],  # side information with more behind it, or cut
+        (end - 4 - 1).to_bytes(4, "little") + good[4 : end - 1] + good[end:],
         *(rans_payload(rans_side(scales, 2, f)) for f in ([65535, 0], [65535, 2], [1 << 23, 1], [65536, 65536], [0, 0])),
         rans_payload(rans_side(bytes(3))),
         rans_payload(rans_side(bytes(5))),
@@ -742,6 +744,14 @@ def test_header_bombs_are_bounded(model_block):
     refused(struct.pack(PREFIX, b"PGLA", 1, 0, 0, 1 << 21, 0, 0, 0) + bytes(1 << 21), "announces")
 
 
+def test_headers_that_are_cut_or_too_long(model_block):
+    """By a byte of their checksum, or by one behind it, where all that they say is there."""
+    whole = zlib.compress(json.dumps({"model": model_block, "tensors": [["a", [2], 16]]}).encode())
+    assert decode_artifact(forged(None, bytes(4), header_bytes=whole))[0] == model_block
+    for header in (whole[:-1], whole + b"x"):
+        refused(forged(None, bytes(4), header_bytes=header), "header")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -768,6 +778,7 @@ def test_odd_json_is_refused(model_block, text):
         [["a", [2, -1], 8]],
         [["a", [1, 1, 1, 1, 2], 16]],
         [["a", [1 << 62], 16]],
+        [["a", [1 << 62, 0], 16], ["b", [2], 16]],
         [["a", [1], 16], ["a", [1], 16]],
         [["a", [3], 16]],
         [],
