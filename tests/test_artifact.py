@@ -440,6 +440,16 @@ def test_targets_out_of_reach(target, factor):
     assert fit_artifact(normal_weights(), s, 0) == (steps, encode_artifact(normal_weights(), s, None, steps))
 
 
+@pytest.mark.parametrize("factor", np.geomspace(0.2, 6, 7))
+def test_a_size_that_jumps_over_the_target_ends_below_it(monkeypatch, factor):
+    """However near the search comes: the finest steps whose artifact is small enough, not those it tried last."""
+    s = export_settings(QUANT="step", TARGET_BYTES=1000)
+    edge = factor * s.STEP_EMBED
+    monkeypatch.setattr(train_gpt, "encode_artifact", lambda w, s, h, steps: bytes(600 if steps["embed"] >= edge else 1400))
+    steps, data = fit_artifact({"embed": np.ones((4, 4), np.float32)}, s, 0)
+    assert len(data) == 600 and edge <= steps["embed"] < 1.01 * edge
+
+
 def test_without_a_target_the_steps_stay():
     s = export_settings(CODEC="rans", QUANT="step")
     steps = {"embed": s.STEP_EMBED} | dict.fromkeys([f"blocks.0.{n}" for n in ("attn.q", "attn.k", "attn.out", "mlp.up")], s.STEP_MATRIX)
