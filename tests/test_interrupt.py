@@ -216,14 +216,18 @@ def test_clock_goes_on_where_it_stopped(main, tmp_path, during, monkeypatch):
     assert steps["whole"] > 40 and steps["stopped"] == pytest.approx(steps["whole"], abs=3)
 
 
+@pytest.mark.parametrize("stop", [None, 6])
 @pytest.mark.parametrize("in_flight", [0, 2])
-def test_the_clock_is_kept_with_steps_in_flight(main, tmp_path, monkeypatch, in_flight):
-    """A device that takes half a second a step and works while the host runs ahead: training ends within one step of its budget."""
+def test_the_clock_is_kept_with_steps_in_flight(main, tmp_path, monkeypatch, in_flight, stop):
+    """A device that takes half a second a step and works while the host runs ahead: training ends within one step of its budget, in one
+    go or resumed."""
     clock, start = SteppingTime(1e-6), train_gpt.Runtime.start
     free = [0.0]  # when the device is done with all that was launched
 
     def launch(stepper, step, batch, scale):
         free[0] = max(free[0], clock.now) + 0.5
+        if step == stop:
+            os.kill(os.getpid(), signal.SIGINT)
         return free[0]
 
     def finish(stepper, done_at):
@@ -238,7 +242,9 @@ def test_the_clock_is_kept_with_steps_in_flight(main, tmp_path, monkeypatch, in_
     monkeypatch.setattr(Stepper, "launch", launch)
     monkeypatch.setattr(Stepper, "finish", finish)
     monkeypatch.setattr(train_gpt.Runtime, "start", start_with_flights)
-    assert main(RUN_ID="x", MAX_WALLCLOCK_SECONDS=7.2, ITERATIONS=0).code == 0
+    assert main(RUN_ID="x", MAX_WALLCLOCK_SECONDS=7.2, ITERATIONS=0).code == (130 if stop else 0)
+    if stop:
+        assert main("--resume", tmp_path / "runs" / "x", bare=True).code == 0
     seconds = json.loads((tmp_path / "runs" / "x" / "result.json").read_text())["train_seconds"]
     assert 5.5 <= seconds <= 6.2  # a second is kept for the export
 
