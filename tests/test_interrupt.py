@@ -268,6 +268,16 @@ def test_killed_between_checkpoints(main, finished, tmp_path, during, monkeypatc
     same_as_uninterrupted(tmp_path / "runs/x", finished)
 
 
+def test_checkpoints_are_so_many_seconds_apart(main, monkeypatch):
+    """On a clock that ticks when looked at, and each with the seconds of training until then."""
+    monkeypatch.setattr(train_gpt, "time", SteppingTime())
+    saved, real = [], train_gpt.save_arrays
+    monkeypatch.setattr(train_gpt, "save_arrays", lambda *args: saved.append(args[2]["seconds"]["train"]) or real(*args))
+    assert main(CHECKPOINT_EVERY_SECONDS=1, MAX_WALLCLOCK_SECONDS=6, ITERATIONS=0).code == 0
+    gaps = np.diff([0, *saved[:-1]])  # the last are the weights
+    assert len(gaps) >= 3 and gaps.min() >= 1 and gaps.max() < 1.5
+
+
 def test_killed_before_any_checkpoint_starts_again(main, finished, tmp_path, during):
     with during(Stepper, "launch", die, at_step(5)), pytest.raises(Killed):
         main(RUN_ID="x", CHECKPOINT_EVERY_SECONDS=0)
