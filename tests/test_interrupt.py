@@ -222,10 +222,11 @@ def test_the_clock_is_kept_with_steps_in_flight(main, tmp_path, monkeypatch, in_
     """A device that takes half a second a step and works while the host runs ahead: training ends within one step of its budget, in one
     go or resumed."""
     clock, start = SteppingTime(1e-6), train_gpt.Runtime.start
-    free = [0.0]  # when the device is done with all that was launched
+    free, launched = [0.0], []  # when the device is done with all that was launched
 
     def launch(stepper, step, batch, scale):
         free[0] = max(free[0], clock.now) + 0.5
+        launched.append(step)
         if step == stop:
             os.kill(os.getpid(), signal.SIGINT)
         return free[0]
@@ -244,9 +245,10 @@ def test_the_clock_is_kept_with_steps_in_flight(main, tmp_path, monkeypatch, in_
     monkeypatch.setattr(train_gpt.Runtime, "start", start_with_flights)
     assert main(RUN_ID="x", MAX_WALLCLOCK_SECONDS=7.2, ITERATIONS=0).code == (130 if stop else 0)
     if stop:
+        clock.now = free[0] + 60  # by then the device is done: what was not waited for before the stop would not be on the clock
         assert main("--resume", tmp_path / "runs" / "x", bare=True).code == 0
     seconds = json.loads((tmp_path / "runs" / "x" / "result.json").read_text())["train_seconds"]
-    assert 5.5 <= seconds <= 6.2  # a second is kept for the export
+    assert 5.5 <= seconds <= 6.2 and launched == list(range(12))  # a second is kept for the export
 
 
 def test_the_reserve_for_the_export_is_of_the_clock_it_goes_on_with(main, tmp_path, during, monkeypatch):
