@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,18 @@ from conftest import TRAINER, arrays, line_of, run_trainer, same_arrays, setting
 
 import train_gpt
 from train_gpt import UserError, resolve_device
+
+@pytest.mark.parametrize(
+    "cuda, world, seconds, record",
+    [(True, 1, 1800, True), (True, 1, 0, False), (True, 1, 1801, False), (True, 2, 1800, False), (False, 1, 1800, False)],
+)
+def test_the_lane_that_a_log_names(tmp_path, cuda, world, seconds, record):
+    run, machine = object.__new__(train_gpt.Run), {"cuda": cuda, "world": world, "rank": 1, "about": lambda: {"device": "x"}}
+    run.s, run.log, run.folder = settings(f"MAX_WALLCLOCK_SECONDS={seconds}", "ITERATIONS=9"), train_gpt.Log(False), tmp_path
+    run.runtime = types.SimpleNamespace(**machine)
+    run.open_folder()
+    assert run.about["lane"] == ("record" if record else "open hardware") and run.about["devices"] == world
+
 
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", TRAINER)
 

@@ -480,9 +480,22 @@ def test_the_artifact_alone_gives_the_score_in_a_fresh_process(finished_lanes, t
     result = json.loads((finished_lanes[0] / "result.json").read_text())
     data = {"DATA_PATH": tiny.folder, "TOKENIZER_PATH": tiny.tokenizer, "VOCAB_SIZE": 300, "VAL_TOKENS": 1500, "DEVICE": "cpu"}
     items = [f"{k}={v}" for k, v in data.items()]
-    done = run_trainer("--eval-only", tmp_path / "a.bin", *items)
+    done = run_trainer("--eval-only", tmp_path / "a.bin", *items, f"AUX_VAL=same={tiny.folder}/*_val_*.bin")
     assert done.code == 0, done.err
-    assert float(line_of(done.out, "final_sliding_window_exact ")["val_bpb"]) == pytest.approx(result["val_bpb"], abs=1e-6)
+    score = line_of(done.out, "final_sliding_window_exact ")["val_bpb"]
+    assert float(score) == pytest.approx(result["val_bpb"], abs=1e-6)
+    assert line_of(done.out, "auxiliary name:same ")["val_bpb"] == score  # other sets are learned from as well
+
+
+def test_the_export_gap_is_of_scores_that_learned(finished_lanes, tiny):
+    """Of the trained weights on the first targets, as the artifact's score is."""
+    result, s = json.loads((finished_lanes[0] / "result.json").read_text()), lane_settings(TOKENIZER_PATH=tiny.tokenizer)
+    model, val = GPT(s, CPU), train_gpt.load_tokens(f"{tiny.folder}/*_val_*.bin", 1500, 300)
+    model.load_weights(arrays(finished_lanes[0] / "weights.npz"))
+    nats = scores(model, s, val, RATE, limit=300)[: result["gap_tokens"]]
+    table = train_gpt.ByteTable.load(tiny.tokenizer)
+    bpb = train_gpt.bits_per_byte(nats, table.target_bytes(val[:-1], val[1:])[: len(nats)])[1]
+    assert result["pre_export_val_bpb"] == pytest.approx(bpb, abs=1e-6) != pytest.approx(result["post_export_val_bpb"], abs=1e-6)
 
 
 def test_the_run_reports_what_it_did(finished_lanes):

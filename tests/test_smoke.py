@@ -117,7 +117,7 @@ def test_eval_only_in_a_fresh_process_gives_the_same_score(finished, result):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_eval_only_of_an_artifact_alone(main, finished, result, tmp_path, tiny):
+def test_eval_only_of_an_artifact_alone(main, finished, result, tmp_path, tiny, monkeypatch):
     (tmp_path / "a.bin").write_bytes((finished[0] / "artifact.bin").read_bytes())
     data = dict(DATA_PATH=tiny.folder, TOKENIZER_PATH=tiny.tokenizer, VAL_TOKENS=1500, VOCAB_SIZE=300, DEVICE="cpu")
     done = main("--eval-only", tmp_path / "a.bin", bare=True, **data)
@@ -127,6 +127,10 @@ def test_eval_only_of_an_artifact_alone(main, finished, result, tmp_path, tiny):
     other = main("--eval-only", tmp_path / "a.bin", bare=True, **data, EVAL_SEQ_LEN=32, EVAL_STRIDE=32)
     assert line_of(other.out, "scored ")["seq_len"] == "32"
     assert float(line_of(other.out, "scored ")["val_bpb"]) != pytest.approx(result["val_bpb"], abs=1e-4)
+    for name in ("EVAL_SEQ_LEN", "EVAL_STRIDE"):
+        monkeypatch.setenv(name, "32")
+    by_environment = main("--eval-only", tmp_path / "a.bin", bare=True, **data)
+    assert line_of(by_environment.out, "scored ")["val_bpb"] == line_of(other.out, "scored ")["val_bpb"]
 
 
 def test_eval_only_refuses_what_is_no_artifact(main, finished, tmp_path):
@@ -216,6 +220,14 @@ def test_over_the_cap_scores_names_tensors_and_ends_with_status_3(main, tmp_path
     assert named[0][0] == "embed" and [int(n) for _, n in named] == sorted((int(n) for _, n in named), reverse=True)
     assert done.out.splitlines()[-1].startswith("final_sliding_window_exact ")
     assert json.loads((tmp_path / "runs/big/result.json").read_text())["total_bytes"] == int(size["total_bytes"])
+
+
+def test_a_run_of_just_the_cap_fits_and_its_gap_ends_at_its_score(main, result):
+    """The same run with a cap of its very bytes, whose gap is of all targets: from the trained weights' score to the artifact's."""
+    done = main(CAP_BYTES=result["total_bytes"], GAP_TOKENS=10**6)
+    assert done.code == 0 and "OVER THE CAP" not in done.out
+    gap, final = line_of(done.out, "export "), line_of(done.out, "final_sliding_window_exact ")
+    assert gap["post_export_val_bpb"] == final["val_bpb"] != gap["pre_export_val_bpb"]
 
 
 def test_an_existing_run_is_refused_and_untouched(main, finished):
