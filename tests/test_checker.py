@@ -22,7 +22,7 @@ import zlib
 import pytest
 from folders import NO_PINS, OPEN, RECORD, ROOT, check, edit, make_folder, reseal, reseed, rules_of, tracks
 from golf import source, texts
-from golf.records import read_logs, settings_text
+from golf.records import TRACK, read_logs, settings_text
 from golf.rules import check_folder
 from golf.rules_run import FASTER_CARDS
 
@@ -468,6 +468,90 @@ def test_cheats_are_named(folder, row):
         f.line() for f in report.findings
     ]
     assert all(f.measured and f.allowed and f.fix for f in report.findings)
+
+
+def nudged(before, change):
+    """A change of a log's numbers behind `before`, by so much."""
+
+    def act(folder):
+        path, text = folder / "train.log", (folder / "train.log").read_text()
+        path.write_text(re.sub(rf"^({before})(-?\d+\.\d+)", lambda m: f"{m[1]}{float(m[2]) + change:.8f}", text, flags=re.MULTILINE))
+        assert path.read_text() != text
+
+    return act
+
+
+def clock_at(folder, seconds):
+    """The training clock of a log at so many seconds."""
+    log(folder, (r"^trained (.*) train_s:\S+", rf"trained \1 train_s:{seconds - 10}"))
+    log(folder, (r" train_s:\S+ export_s:\S+", f" train_s:{seconds - 10} export_s:10"))
+
+
+def resumed_at(folder, change):
+    """A log of a run that was killed after step 9 and went on from a checkpoint of step 5, at that step's time plus `change`."""
+    text = (folder / "train.log").read_text()
+    lines = re.findall(r"^step:[6-9] .*\n", text, re.MULTILINE)
+    at = float(re.search(r"^step:5 .*train_s:(\S+)", text, re.MULTILINE)[1]) + change
+    (folder / "train.log").write_text(text.replace(lines[-1], "".join([lines[-1], f"resumed step:5 train_s:{at:.9f}\n", *lines])))
+
+
+EDGES = [  # rule, words of the finding, what changes in one log; no rule: nothing is found
+    ("S6", "from val_loss", nudged(r"(?:scored|final_\S+) val_loss:\S+ val_bpb:", 1e-6)),
+    ("E4", "final val_loss", nudged(r"final_\S+ val_loss:", 1e-6)),
+    ("E4", "export_gap_bpb", nudged(r"export .*export_gap_bpb:", 1e-6)),
+    ("B1", "submission line 1000", lambda f: log(f, (r"^(total_submission_size_quant_\w+): \d+", r"\1: 1000"))),
+    ("E2", "SEED=7, as the settings say", lambda f: log(f, ("^seed:7", "seed:4"))),
+    ("S7", "val_targets:1600", lambda f: rescored(f, tokens=1600, data=True)),
+    ("", "", lambda f: clock_at(f, 1800.0)),
+    ("C1", "1800.1 s of training", lambda f: clock_at(f, 1800.1)),
+    ("C1", "the train_s of the last lines", nudged(r"trained .* train_s:", 1.0)),
+    ("C1", "the whole of training", nudged(r"step:12 .*train_s:", 99.0)),
+    ("C1", "the steps trained", lambda f: log(f, ("^step:12 ", "step:13 "))),
+    ("C1", "after step 4 at", lambda f: log(f, (r"^(step:5 .*train_s:)\S+", r"\g<1>0.000001"))),
+    ("C1", "tokens:-1", lambda f: log(f, (r"^(trained .*tokens:)\d+", r"\1-1"))),
+    ("L1", "devices:2", lambda f: log(f, ("^devices:1", "devices:2"))),
+    ("L1", "one CUDA device", lambda f: log(f, ("^torch:.*\n", ""))),
+    ("", "", lambda f: resumed_at(f, 0.0)),
+    ("C1", "after step 5 at", lambda f: resumed_at(f, -1e-6)),
+]
+
+
+def test_edges_of_what_a_log_says(folder):
+    """Just over the edge of a rule, or just within it, with the rest in step."""
+    before = (folder / "train.log").read_bytes()
+    for rule, words, change in EDGES:
+        change(folder)
+        reseal(folder)
+        found = check(folder).findings
+        if rule:
+            assert any(f.rule == rule and words in f"{f.measured} {f.allowed}" for f in found), (words, [f.line() for f in found])
+        else:
+            assert not found, [f.line() for f in found]
+        (folder / "train.log").write_bytes(before)
+
+
+def test_edges_of_the_cap(folder):
+    """Code, model and a tokenizer of one's own may take the cap to its last byte."""
+    pins, cap, code = pins_of(folder), TRACK[RECORD].cap_bytes, (folder / "train_gpt.py").stat().st_size
+    most = max(int(re.search(r"^size .* total_bytes:(\d+)", path.read_text(), re.M)[1]) for path in folder.glob("train*.log"))
+    for over in (False, True):
+        other_tokenizer(folder, cap - most + over)
+        reseal(folder)
+        assert ("B4" in rules_of(check(folder, pins))) is over
+    for over in (False, True):
+        grow(folder, cap - code + over)
+        reseal(folder)
+        assert ("B4" in rules_of(check(folder))) is over
+
+
+def test_a_pinned_text_has_its_targets(finished, tmp_path):
+    """In the open lane too, which takes any number of other text."""
+    folder = make_folder(tmp_path / "records", [finished[0]], OPEN)
+    pins = pins_of(folder)
+    rescored(folder, tokens=1400, data=True)
+    reseal(folder)
+    assert "S7" not in rules_of(check(folder))
+    assert any(f.rule == "S7" and "the targets of tiny" in f.allowed for f in check(folder, pins).findings)
 
 
 def test_json_claims(folder):

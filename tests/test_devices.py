@@ -14,6 +14,7 @@ from conftest import TRAINER, arrays, line_of, run_trainer, same_arrays, setting
 import train_gpt
 from train_gpt import UserError, resolve_device
 
+
 @pytest.mark.parametrize(
     "cuda, world, seconds, record",
     [(True, 1, 1800, True), (True, 1, 0, False), (True, 1, 1801, False), (True, 2, 1800, False), (False, 1, 1800, False)],
