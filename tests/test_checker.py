@@ -511,14 +511,18 @@ EDGES = [  # rule, words of the finding, what changes in one log; no rule: nothi
     ("C1", "tokens:-1", lambda f: log(f, (r"^(trained .*tokens:)\d+", r"\1-1"))),
     ("L1", "devices:2", lambda f: log(f, ("^devices:1", "devices:2"))),
     ("L1", "one CUDA device", lambda f: log(f, ("^torch:.*\n", ""))),
+    ("E2", "RTX 4080, as in train.log", lambda f: log(f, ("^device:.*", "device:NVIDIA GeForce RTX 4080"))),
+    ("E2", "bfloat16, as in train.log", lambda f: log(f, ("^precision:.*", "precision:bfloat16"))),
+    ("E2", "the seed of the file's name",
+     lambda f: log(f, ("^setting SEED=8", "setting SEED=5"), ("^seed:8", "seed:5"), name="train_seed8.log")),
     ("", "", lambda f: resumed_at(f, 0.0)),
     ("C1", "after step 5 at", lambda f: resumed_at(f, -1e-6)),
-]
+]  # fmt: skip
 
 
 def test_edges_of_what_a_log_says(folder):
     """Just over the edge of a rule, or just within it, with the rest in step."""
-    before = (folder / "train.log").read_bytes()
+    before = {path: path.read_bytes() for path in folder.glob("*.log")}
     for rule, words, change in EDGES:
         change(folder)
         reseal(folder)
@@ -527,7 +531,8 @@ def test_edges_of_what_a_log_says(folder):
             assert any(f.rule == rule and words in f"{f.measured} {f.allowed}" for f in found), (words, [f.line() for f in found])
         else:
             assert not found, [f.line() for f in found]
-        (folder / "train.log").write_bytes(before)
+        for path, data in before.items():
+            path.write_bytes(data)
 
 
 def test_edges_of_the_cap(folder):
@@ -595,6 +600,13 @@ def test_marks_of_the_referee_are_nobody_elses(folder):
     log(folder, ("^(device:.*)", "\\1 \u2714"), name="control.log")
     reseal(folder)
     assert [f.measured for f in check(folder).findings] == ["\u2714 in device"]
+
+
+def test_a_source_beside_one_that_is_not_packed(folder):
+    """Its bytes would not count."""
+    (folder / "train_gpt_source.py").write_bytes((folder / "train_gpt.py").read_bytes())
+    reseal(folder)
+    assert {(f.rule, f.allowed) for f in check(folder).findings} == {("B5", "one source")}
 
 
 def test_planted_changes(folder):
@@ -812,6 +824,9 @@ def test_a_file_listed_twice(folder):
 
 
 def test_a_folder_has_a_largest_size(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("golf.rules_files.MAX_FILE_BYTES", 10_000)
+        assert {(f.rule, f.allowed) for f in check(folder).findings} == {("E1", "at most 10000")}
     monkeypatch.setattr("golf.rules_files.MAX_FOLDER_BYTES", 10_000)
     assert [f.rule for f in check(folder).findings] == ["E1"] and "bytes in all" in check(folder).findings[0].measured
 

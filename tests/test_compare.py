@@ -154,6 +154,8 @@ def test_false_alarms_of_the_verdict_on_null_data(monkeypatch, n: int, low: floa
 def test_noise_floor_pools_groups_and_covers_the_truth():
     noise = compare_runs.noise_floor([1.0, 3.0], [10.0, 12.0, 14.0], [7.0])
     assert noise.sd == pytest.approx(math.sqrt((2 + 8) / 3)) and noise.df == 3
+    bounds = [math.sqrt(10 / x) for x in (9.34840, 0.215795)]  # chi-square of 3 degrees of freedom, as tables have it
+    assert [noise.low, noise.high] == pytest.approx(bounds, rel=1e-4)
     rng, covered = np.random.default_rng(3), 0
     for _ in range(400):
         found = compare_runs.noise_floor(rng.normal(0, 1, 3).tolist(), rng.normal(5, 1, 3).tolist())
@@ -402,8 +404,14 @@ def test_an_idea_with_all_evidence_is_promoted(runs, compare):
     runs.edit(a, ("^setting MATRIX_LR=.*", "setting MATRIX_LR=0.5 from:environment"))
     code, out, _ = compare(a, b, "--promote")
     assert code == 0 and "promotion: yes" in out and "MATRIX_LR: 0.5 in A, 0.02 in B" in out
-    assert "note: 0 auxiliary corpora" in out and "note: no sweep" in out
-    assert compare(a, b, "--promote", "--gain", "0.02")[0] == 1
+    assert "note: 0 auxiliary corpora" in out and "note: no sweep" in out and "the gap grew" not in out and "scoring takes" not in out
+    for side, gap, seconds in ((a, 0.002, 16), (b, 0.001, 10)):
+        runs.edit(side, (r"export_gap_bpb:\S+", f"export_gap_bpb:{gap}"), (r"scoring_s:\S+$", f"scoring_s:{seconds}"))
+    out = compare(a, b, "--promote")[1]
+    assert "note: export: the gap grew from 0.00100 to 0.00200 bpb" in out and "note: scoring takes 16 s instead of 10 s" in out
+    out = compare(b, a, "--promote")[1]
+    assert "the gap grew" not in out and "scoring takes" not in out
+    assert compare(a, b, "--promote", "--gain", "0.02")[0] == 1 and compare(a, b, "--promote", "--gain", "0.0099")[0] == 0
 
 
 def test_each_missing_piece_of_evidence_is_named(runs, compare):
@@ -422,6 +430,12 @@ def test_each_missing_piece_of_evidence_is_named(runs, compare):
     runs.edit(a[:1], (r"^size (.*)total_bytes:\d+", r"size \1total_bytes:2000001"))
     edit(Path(a[0]) / "result.json", (r'"total_bytes": \d+', '"total_bytes": 2000001'))
     assert missing(a, b) == ["bytes"]
+    a, b = runs.make("l", *gains, cuda=True), runs.make("m", *none, cuda=True)
+    runs.edit(a + b, (r" train_s:\S+ export_s:\S+", " train_s:1789 export_s:11"))
+    runs.edit(a, changed)
+    assert compare(a, b, "--promote")[0] == 0  # all of the 1800 s
+    runs.edit(a[:1], (" export_s:11", " export_s:12"))
+    assert missing(a, b) == ["runtime"]
     a, b = runs.make("c", *gains), runs.make("d", *none)  # the tiny run has no limit of seconds
     runs.edit(a, changed)
     assert missing(a, b) == ["runtime"]

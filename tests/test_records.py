@@ -255,7 +255,7 @@ def test_a_line_of_many_words_takes_no_longer_than_its_length():
 
 def test_statistics():
     """Student's tail against printed tables, Welch's p against a worked example and against a shuffle of labels."""
-    for t, df, p in ((2.0, 10, 0.036694), (31.8205, 1, 0.01), (6.9646, 2, 0.01), (2.3263, 1e7, 0.01), (0.0, 3, 0.5)):
+    for t, df, p in ((2.0, 10, 0.036694), (31.8205, 1, 0.01), (6.9646, 2, 0.01), (2.3263, 1e7, 0.01), (0.0, 3, 0.5), (0.01, 300, 0.496014)):
         assert stats.student_tail(t, df) == pytest.approx(p, abs=2e-6)
         assert stats.student_tail(-t, df) == pytest.approx(1 - p, abs=2e-6)
     a, b = [1.00, 1.02, 0.98], [1.10, 1.12, 1.11]
@@ -263,6 +263,7 @@ def test_statistics():
     assert stats.welch_p(a, b) == pytest.approx(stats.student_tail(8.520563, 2.941176), rel=1e-5)
     assert stats.welch_p(b, a) > 0.99 and stats.welch_p([1.0], b) is None
     assert stats.welch_p(a, b, margin=0.11) == pytest.approx(0.5)
+    assert [stats.welch_p([1.0, 1.0], [x, x]) for x in (0.5, 1.0, 1.5)] == [1.0, 1.0, 0.0]  # no spread, so no doubt
 
 
 def test_pins_are_well_formed():
