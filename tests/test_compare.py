@@ -283,12 +283,23 @@ def test_the_numbers_of_the_table_are_the_runs(runs, compare):
     assert f"{means[0] - means[1]:+.5f}" in row
 
 
+def test_intervals_are_those_of_alpha(runs, compare):
+    a, b = runs.make("a", 0.0, 0.001, 0.0015), runs.make("b", 0.02, 0.0205, 0.0225)
+    values = [[json.loads((Path(p) / "result.json").read_text())["val_bpb"] for p in side] for side in (a, b)]
+    for alpha, name in (("0.01", "99% interval"), ("0.1", "90% interval")):
+        out = compare(a, b, "--alpha", alpha)[1]
+        w, (low, high, _) = (f(*values, 1 - float(alpha)) for f in (significance.welch, significance.paired))
+        assert f"{w.low:+.5f} to {w.high:+.5f}" in next(line for line in out.splitlines() if line.startswith("val_bpb "))
+        assert f"seed by seed: A - B from {low:+.5f} to {high:+.5f} ({name}, " in out
+
+
 # Refusals ==============================================================================================================
 @pytest.mark.parametrize(
     "field, change, allowed",
     [
         ("validation hash", (r"val_tokens_sha256:\w{4}", "val_tokens_sha256:beef"), False),
         ("scored tokens", (r"scored_tokens:\d+", "scored_tokens:77"), False),
+        ("scored bytes", (r"scored_bytes:\d+", "scored_bytes:77"), False),
         ("device", ("^device:.*", "device:NVIDIA H200"), True),
         ("device", ("^devices:.*", "devices:8"), True),
         ("clock", ("^setting MAX_WALLCLOCK_SECONDS=\\S+", "setting MAX_WALLCLOCK_SECONDS=600.0"), True),
