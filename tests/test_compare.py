@@ -328,9 +328,10 @@ def test_a_run_that_stopped_early_is_no_match_for_one_that_used_its_clock(runs, 
     runs.edit(a + b, ("^setting MAX_WALLCLOCK_SECONDS=\\S+", "setting MAX_WALLCLOCK_SECONDS=600.0"))
     runs.edit(a + b, (r" train_s:\S+ export_s", " train_s:590 export_s"))
     assert compare(a, b)[0] == 0
-    runs.edit(a, (" train_s:590 export_s", " train_s:300 export_s"))
-    code, _, err = compare(a, b)
-    assert code == 2 and "clock: 300" in err and "s were used" in err
+    for seconds, status in ((562, 0), (559, 2)):  # 95% of what the others used
+        runs.edit(a, (r" train_s:\d+ export_s", f" train_s:{seconds} export_s"))
+        code, _, err = compare(a, b)
+        assert code == status and (not status or ("clock: 559" in err and "s were used" in err))
 
 
 def test_seconds_do_not_count_where_iterations_ended_all_runs(runs, compare):

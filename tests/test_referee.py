@@ -22,7 +22,7 @@ import torch
 from folders import ROOT, make_folder, reseed
 from golf import jail, source
 from golf.offences import Offences
-from golf.questions import Probes, Referee, names_left, nats_of
+from golf.questions import Probes, Referee, names_left, nats_of, pair_nats
 from golf.records import digest
 from golf.runs import import_trainer
 from golf.submission import DEFAULT_LIMITS, Child, NoReferee, Refusal, child_settings, family
@@ -227,6 +227,10 @@ CHEATS = {
         "S2",
         NEXT + "likely = out > out.max(-1, keepdims=True) - 2\nout += 1.0 * ((seen[..., None] == np.arange(50)) & likely)\nreturn out",
     ),
+    "looks at the target only where it is unlikely": (
+        "S2",
+        NEXT + "rare = out < out.max(-1, keepdims=True) - 3\nout += 0.05 * ((seen[..., None] == np.arange(50)) & rare)\nreturn out",
+    ),
     "looks at the target a little": ("S2", NEXT + "out += 0.05 * (seen[..., None] == np.arange(50))\nreturn out"),
     "looks two tokens ahead": (
         "S2",
@@ -316,10 +320,13 @@ def test_remembering_what_was_asked_beats_no_fresh_process(score, scorer):
         score(changed(REMEMBERS, scorer), probes=4)
 
 
-def test_a_little_less_wherever_it_does_not_look_like_a_probe(score):
-    """Within what rounding may do to one score, but always in one direction."""
+def test_a_little_less_wherever_it_does_not_look_like_a_probe(score, monkeypatch):
+    """Within what rounding may do to one score, but always in one direction; a few windows tell too, without a second process."""
     body = NEXT + "return out + (len(tokens) > 4) * 0.03 * (seen[..., None] == np.arange(50)) * (last > 1)"
     with pytest.raises(Refusal, match="S2: targets cost 0.0.* more in the mean of 360"):
+        score(changed(body))
+    monkeypatch.setattr("golf.questions.BLIND", 0)
+    with pytest.raises(Refusal, match="S2: targets cost 0.0.* more in the mean of .* when a few windows were asked again"):
         score(changed(body))
 
 
@@ -333,6 +340,22 @@ def test_noise_does_not_hide_a_lean():
         Probes(paired=(many + 0.0025).tolist(), drift=few).settle()
     with pytest.raises(Refusal, match="S2: targets cost 0.0035 nats more in the mean of 240 where they had not been seen"):
         Probes(drift=[x + 0.0035 for x in few]).settle()
+
+
+def test_noise_has_a_largest_mean():
+    Probes(noise=[0.0, 0.039]).settle()
+    with pytest.raises(Refusal, match="S5: scores differ by 0.0205 nats in the mean when asked again; allowed 0.02"):
+        Probes(noise=[0.0, 0.041]).settle()
+
+
+def test_pairs_are_counted_without_the_one_in_question():
+    tokens = np.random.default_rng(1).integers(0, 4, 60)
+    n, want = len(tokens) - 1, []
+    for i in range(n):
+        others = [j for j in range(n) if j != i and tokens[j] == tokens[i]]
+        same, after = sum(tokens[j + 1] == tokens[i + 1] for j in others), np.count_nonzero(tokens[1:] == tokens[i + 1]) / n
+        want.append(-np.log((same + 20 * after) / (len(others) + 20)))
+    np.testing.assert_allclose(pair_nats(tokens, 5), want)
 
 
 def test_the_dearest_targets_are_asked_for(stream):
