@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from golf.records import digest
 from golf.runs import import_trainer
 from golf.submission import DEFAULT_LIMITS, Child, NoReferee, Refusal, child_settings, family
 from golf.traces import forget_pages, look_up_names
-from referee import NAMES_LEFT, needs_mlx
+from referee import NAMES_LEFT, allowed_difference, differing_claims, needs_mlx
 from referee import main as referee_main
 
 import train_gpt
@@ -925,17 +926,19 @@ def test_a_score_that_is_not_the_artifacts(record, tiny, tmp_path, capsys, monke
 @pytest.fixture
 def scored_as(tiny, tmp_path, monkeypatch):
     """scored_as(folder, bpb, *arguments, noise=, names=): the verdict where every artifact's score comes out as bpb, without running any.
-    noise: how far a target's nats are in one run from those in the next; names: how many were looked up in vain."""
+    noise: how far a target's nats are in one run from those in the next; names: how many were looked up in vain. Both bpb and names may
+    be lists, of a value for each run."""
 
     def verdict(folder, bpb, *arguments, noise=0.2, names=0):
         runs = iter(range(9))
+        scores, left = (iter(x if isinstance(x, list) else [x] * 9) for x in (bpb, names))
 
         def score(referee, folder, artifact):
             table = train_gpt.ByteTable.load(tiny.tokenizer)
             total = table.target_bytes(referee.tokens[:-1], referee.tokens[1:]).sum()
-            nats = np.full(len(referee.tokens) - 1, bpb * np.log(2) * total / (len(referee.tokens) - 1))
+            nats = np.full(len(referee.tokens) - 1, next(scores) * np.log(2) * total / (len(referee.tokens) - 1))
             nats += noise * next(runs) * np.resize([1, -1], len(nats))
-            return nats, {"scoring_s": 1.0, "probes": {"names_left": names}}
+            return nats, {"scoring_s": 1.0, "probes": {"names_left": next(left)}}
 
         monkeypatch.setattr(Referee, "score", score)
         status = rescore(folder, tiny, tmp_path / "v.json", "--probes", "12", *arguments)
@@ -978,6 +981,43 @@ def test_a_part_or_no_jail_verifies_nothing(finished, tmp_path, scored_as, capsy
     assert status == 0 and not verdict["verified"] and "does not say how many were looked up" in capsys.readouterr().out
     status, verdict = scored_as(folder, bpb, noise=0.05)  # the weights of one run, with a little noise
     assert status == 1 and [entry["rule"] for entry in verdict["violations"]] == ["E2"]
+
+
+def test_a_verdict_is_of_all_runs(finished, tmp_path, scored_as):
+    """The mean of their scores, against that of the claims that were asked for, and the most names that any of them left."""
+    others = [reseed(finished[0], tmp_path / str(seed), seed, change) for seed, change in ((8, 0.002), (9, -0.001))]
+    folder = make_folder(tmp_path / "records", [finished[0], *others])
+    runs = json.loads((folder / "submission.json").read_text())["runs"]
+    claims, seeds = ([run[key] for run in runs] for key in ("val_bpb", "seed"))
+    status, verdict = scored_as(folder, claims)
+    assert status == 0 and verdict["verified"] and verdict["verified_val_bpb"] == pytest.approx(np.mean(claims), abs=2e-8)
+    status, verdict = scored_as(folder, claims, names=[0, NAMES_LEFT + 1, 0])
+    assert status == 0 and not verdict["verified"] and verdict["names_left"] == NAMES_LEFT + 1
+    status, verdict = scored_as(folder, claims[:2], "--seed", str(seeds[0]), "--seed", str(seeds[1]))
+    assert status == 0 and not verdict["complete"] and verdict["claimed_val_bpb"] == pytest.approx(np.mean(claims[:2]), abs=1e-8)
+
+
+def test_claims_that_differ_from_what_is_counted_here():
+    """Each alone; a tokenizer of one's own may fill the cap."""
+    text = {"targets": 5, "bytes": 9, "sha256": "ab"}
+    claim = {"total_bytes": 90, "cap_bytes": 100, "tokenizer_sha256": "cd", "validation": text}
+    assert differing_claims(claim, text, "cd", 0) == differing_claims(claim, text, "cd", 10) == []
+    for mine, tokenizer, charged, rule in (
+        (text | {"targets": 4}, "cd", 0, "S7"),
+        (text | {"bytes": 8}, "cd", 0, "S6"),
+        (text | {"sha256": "ac"}, "cd", 0, "S7"),
+        (text, "ce", 0, "B3"),
+        (text, "cd", 11, "B4"),
+    ):
+        assert [entry["rule"] for entry in differing_claims(claim, mine, tokenizer, charged)] == [rule]
+
+
+@pytest.mark.parametrize("gpu, device, allowed", [(False, "", 1e-4), (True, "cpu", 1e-4), (True, "", 1e-3)])
+def test_a_cpu_is_as_another_unless_a_gpu_may_have_scored(monkeypatch, gpu, device, allowed):
+    monkeypatch.setattr("referee.os.path.exists", lambda path: gpu)
+    cpu = types.SimpleNamespace(about=lambda: {"device": "CPU, 2 threads"})
+    trainer = types.SimpleNamespace(load_settings=lambda items, environ: None, resolve_device=lambda s: cpu)
+    assert allowed_difference(trainer, device, "CPU, 64 threads") == allowed
 
 
 def test_a_count_edited_here_verifies_nothing(finished, tmp_path, scored_as, capsys, monkeypatch):
