@@ -843,6 +843,17 @@ def test_no_pickle_is_read_anywhere():
     assert "import pickle" not in source and "torch.load" not in source and "allow_pickle=True" not in source
 
 
+def test_the_checker_unpacks_what_zlib_packed():
+    """So that the checksum, by which it tells one seed's weights from another's, is theirs; of zstd it looks at the first bytes."""
+    prefix, body = list(struct.unpack(PREFIX, artifact()[:28])), artifact()[28:]
+    assert artifacts.read_outside(struct.pack(PREFIX, *prefix) + body).crc == prefix[7]
+    for field, change, data in ((7, 1, body), (6, 1, body), (6, -1, body), (5, -1, body[:-1]), (2, 1, body)):
+        other = prefix.copy()
+        other[field] += change
+        with pytest.raises(artifacts.ArtifactProblem, match="zstd frame" if field == 2 else "size or checksum"):
+            artifacts.read_outside(struct.pack(PREFIX, *other) + data)
+
+
 @pytest.mark.parametrize("name", GOLDEN_SHA256)
 def test_the_checker_reads_the_outside_of_every_version(name):
     outside = artifacts.read_outside((GOLDEN / name).read_bytes())

@@ -5,6 +5,7 @@ import html.parser
 import json
 import math
 import re
+import types
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,17 @@ def test_who_holds_the_record(repository):
     assert "is not under 0.01" in entries["noisy"].standing and "+0.0433" in entries["noisy"].standing
     scores = [e.claim["val_bpb"] for e in ranked(list(entries.values()), RECORD)]
     assert scores == sorted(scores) and len(scores) == 4
+
+
+@pytest.mark.parametrize("noise, gain, record", [(1e-4, 0.0049, False), (1e-4, 0.0051, True), (0.01, 0.03, False), (0.01, 0.0315, True)])
+def test_a_record_needs_its_margin_and_its_p(noise, gain, record):
+    """Of three seeds each: p is 0.0106 for a gain of 3 times the noise, 0.0090 for one of 3.15 times."""
+    best, entry = (
+        types.SimpleNamespace(same_text=lambda x: True, losses_like=lambda x, nats=nats: [nats - noise, nats, nats + noise])
+        for nats in (2.0, 2.0 - gain)
+    )
+    said, is_one = against(entry, best)
+    assert is_one is record and ("no record" in said) is not record, said
 
 
 def test_pages(repository, capsys):

@@ -76,7 +76,7 @@ def test_several_seeds_and_a_control(seeds, finished, tmp_path):
     assert f"val_bpb {claim['control']['val_bpb']:.8f}" in text.replace("| control | ", "") and text.count(NUMBERS_BEGIN) == 1
 
 
-def test_size_is_that_of_the_worst_seed(seeds, tmp_path):
+def test_size_and_clock_are_those_of_the_worst_seed(seeds, tmp_path):
     run = tmp_path / "larger"
     shutil.copytree(seeds[1], run)
     facts = read_run(run).facts
@@ -84,11 +84,12 @@ def test_size_is_that_of_the_worst_seed(seeds, tmp_path):
         file.write(b"\0" * 500)
     code, model = facts.size["code_bytes"], facts.size["model_bytes"] + 500
     edit(run / "train.log", (r"model_bytes:\d+ total_bytes:\d+ cap", f"model_bytes:{model} total_bytes:{code + model} cap"))
-    edit(run / "train.log", (r"^(total_submission_size_quant_\w+): \d+", rf"\1: {code + model}"))
+    edit(run / "train.log", (r"^(total_submission_size_quant_\w+): \d+", rf"\1: {code + model}"), (r" export_s:\S+", " export_s:5"))
     result = json.loads((run / "result.json").read_text()) | {"model_bytes": model, "total_bytes": code + model}
     (run / "result.json").write_text(json.dumps(result))
     report = make(tmp_path / RECORD / "2026-11-21_x", [seeds[0], run, seeds[2]], [], TYPED, tracks(1500), NO_PINS)
     assert report.claim["total_bytes"] == code + model > report.claim["runs"][0]["total_bytes"]
+    assert report.claim["train_seconds"] == report.claim["runs"][1]["train_seconds"] > 5 > report.claim["runs"][0]["train_seconds"]
 
 
 def test_packed_code(finished, tmp_path):
