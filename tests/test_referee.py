@@ -397,6 +397,19 @@ def test_the_first_process_is_gone_before_the_second_starts(tmp_path):
     assert inside and not any(Path(f"/proc/{pid}").exists() for pid in inside)
 
 
+def test_the_jail_of_a_machine_with_a_gpu(score, tmp_path, monkeypatch):
+    """It shows all of /sys, of which the plain one shows a part, and may find /usr/local/cuda shown already: where the plain one can be
+    made, this one can."""
+    score(SCORER, probes=0)  # skips where there are no namespaces
+    real = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/nvidiactl" or real(path))
+    look = "self.about = {key: os.path.isdir('/sys/' + key) for key in ('class', 'devices/system')}"
+    (tmp_path / "train_gpt.py").write_text(started(f"import os; {look}"))
+    with Child(tmp_path, "artifact.bin", LIMITS) as child:
+        about = child.start()
+    assert child.cuda and about["class"] == about["devices/system"] == "True"
+
+
 def test_the_fresh_process_finds_no_page_that_the_first_one_left(score, forgotten):
     score(SCORER, probes=2)
     assert len(forgotten) == 1 and sys.prefix in forgotten[0] and "/usr" in forgotten[0]

@@ -81,13 +81,15 @@ def build_root(root: str, readable: list[str], folder: str, scratch_bytes: int, 
     lacking = []
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=16m,mode=755")
-    for pattern in SYSTEM_PATHS + (CUDA_PATHS if cuda else []):
-        for path in glob.glob(pattern):
-            if os.path.islink(path):
-                os.makedirs(os.path.dirname(root + path), exist_ok=True)
-                os.symlink(os.readlink(path), root + path)
-            elif not os.path.exists(root + path) or os.path.isdir(path):
-                bind(path, root)
+    patterns = SYSTEM_PATHS + (CUDA_PATHS if cuda else [])
+    for path in sorted({path for pattern in patterns for path in glob.glob(pattern)}):  # a folder before what is in it
+        if os.path.lexists(root + path):  # shown with its folder; a bind below one that covers it could not be made read-only
+            continue
+        if os.path.islink(path):
+            os.makedirs(os.path.dirname(root + path), exist_ok=True)
+            os.symlink(os.readlink(path), root + path)
+        else:
+            bind(path, root)
     for path in readable:
         if not any(path == p or path.startswith(p + "/") for p in ("/usr", "/lib", "/lib64")):
             bind(path, root)
