@@ -112,9 +112,9 @@ def differing_claims(claim: dict, mine: dict, sha256: str, charged: int) -> list
 
 def allowed_difference(trainer: ModuleType, device: str, claimed: str) -> float:
     """How far the score may be from the claim, by the device it was `claimed` for; `device`: what --device says."""
-    kinds = ["cpu"] if device == "cpu" else ["cpu", "auto"]
+    cpu, on_cpu = claimed.startswith("CPU"), device == "cpu" or not os.path.exists("/dev/nvidiactl")  # as Child has it
+    kinds = ["cpu"] if on_cpu else ["cpu", "auto"]
     here = {trainer.resolve_device(trainer.load_settings([f"DEVICE={kind}"], {})).about()["device"] for kind in kinds}
-    cpu, on_cpu = claimed.startswith("CPU"), device == "cpu" or not os.path.exists("/dev/nvidiactl")
     near = claimed in here or (cpu and on_cpu)  # one CPU is as another, whatever a log calls it
     return OTHER_BPB if not near else CPU_BPB if cpu else SAME_CARD_BPB
 
