@@ -1,10 +1,12 @@
 """Promise: two devices train and score what one does; what a machine lacks is replaced with a line that says why."""
 
+import gc
 import importlib.util
 import json
 import re
 import shutil
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -164,6 +166,38 @@ def test_cuda_graphs_that_fail_are_gone_without(monkeypatch):
     assert notes == ["note: torch.compile failed, running without CUDA graphs: RuntimeError: cannot capture"]
     after = model.weights()
     assert all(np.array_equal(after[name], w) for name, w in before.items())
+
+
+def test_what_a_failed_warm_up_compiled_is_let_go(monkeypatch):
+    """It holds the memory that its graphs were recorded in: were it kept, nothing smaller would fit where graphs ran out of memory."""
+    held, real, notes = [], torch.compile, []
+
+    def crowded(function, mode=None, **options):
+        def backend(graph, inputs):
+            memory = torch.nn.Module()  # anything that can be told to be gone
+            if mode == "reduce-overhead":
+                held.append(weakref.ref(memory))
+
+            def run(*args, memory=memory):
+                if mode == "reduce-overhead":
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return graph.forward(*args)
+
+            return run
+
+        return real(function, backend=backend, **options)
+
+    monkeypatch.setattr(torch, "compile", crowded)
+    s = settings("DEVICE=cpu", "NUM_LAYERS=1", "MODEL_DIM=16", "NUM_HEADS=2", "NUM_KV_HEADS=1", "TRAIN_SEQ_LEN=8")
+    runtime = resolve_device(s)
+    runtime.compile = runtime.graphs = True
+    model = train_gpt.GPT(s, runtime)
+    model.load_weights(train_gpt.initial_weights(s, model.weights()))
+    stepper = train_gpt.Stepper(s, runtime, model)
+    stepper.warm_up(np.arange(18).reshape(2, 9).astype(np.int32), notes.append)
+    gc.collect()
+    assert notes == ["note: torch.compile failed, running without CUDA graphs: OutOfMemoryError: CUDA out of memory"]
+    assert runtime.compile and held and not any(memory() for memory in held)
 
 
 def test_notes_and_warnings_reach_the_log(main, monkeypatch):
