@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from folders import ROOT, make_folder, reseed
-from golf import jail, source
+from golf import jail, plain, source
 from golf.offences import Offences
 from golf.questions import Probes, Referee, names_left, nats_of, pair_nats
 from golf.records import digest
@@ -807,6 +807,29 @@ def test_learning_by_a_trainer_that_knows_no_documents(score, stream, streaming)
     artifact, want = streaming(0.01, stream, 8, older)
     nats, _ = score(path.read_text(), 4, artifact, **TRAINER_LIMITS)
     assert np.abs(nats - want).max() < 1e-4
+
+
+def test_the_plain_scorer_goes_without_a_compiler_that_fails(tmp_path, monkeypatch):
+    """As the trainer's score() does, so that a run which was scored is not refused for it."""
+
+    def broken(graph, inputs):
+        raise RuntimeError("no such target")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend=broken, **options))
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    monkeypatch.setattr(shutil, "which", lambda name, *a: "/usr/bin/c++")
+    monkeypatch.chdir(tmp_path)
+    s = train_gpt.load_settings("DEVICE=cpu NUM_LAYERS=1 MODEL_DIM=16 NUM_HEADS=2 NUM_KV_HEADS=1 EVAL_SEQ_LEN=16 EVAL_STRIDE=8".split(), {})
+    weights = train_gpt.initial_weights(s, train_gpt.GPT(s, train_gpt.resolve_device(s)).weights())
+    artifact, tokens = train_gpt.encode_artifact(weights, s), np.random.default_rng(0).integers(2, 1024, (2, 16))
+    answers = []
+    for wanted in ("on", "off"):
+        (tmp_path / "settings.env").write_text(f"DEVICE=cpu\nCOMPILE={wanted}\nEVAL_BATCH_TOKENS=32\n")
+        scorer = plain.PlainTorch(train_gpt, artifact, {"cuda": True})
+        assert (scorer.compiled is not None) == (wanted == "on") and (scorer.windows, scorer.stride) == (2, 8)
+        answers.append(scorer.logits(tokens, 8))
+    assert np.array_equal(*answers)
 
 
 @pytest.mark.parametrize(

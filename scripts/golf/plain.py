@@ -147,6 +147,8 @@ class PlainTorch(Plain):
         whole = hasattr(self.model, "logits")
         self.compute = self.model.logits if whole else self.logits_from_hidden
         self.compiled = torch.compile(self.compute, dynamic=False) if self.runtime.compile and whole and not self.ttt else None
+        if self.compiled:
+            torch._dynamo.config.suppress_errors = True  # as the trainer's score() has it: what fails to compile is computed without
         self.learner, self.learned = None, 0
         if self.ttt and hasattr(module, "Learner"):
             self.learner = module.Learner(self.model, *self.rates)
