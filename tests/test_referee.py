@@ -826,10 +826,35 @@ def test_the_plain_scorer_goes_without_a_compiler_that_fails(tmp_path, monkeypat
     answers = []
     for wanted in ("on", "off"):
         (tmp_path / "settings.env").write_text(f"DEVICE=cpu\nCOMPILE={wanted}\nEVAL_BATCH_TOKENS=32\n")
-        scorer = plain.PlainTorch(train_gpt, artifact, {"cuda": True})
+        scorer = plain.PlainTorch(train_gpt, artifact, {"cuda": True, "targets": 16 + 256 * 16})
         assert (scorer.compiled is not None) == (wanted == "on") and (scorer.windows, scorer.stride) == (2, 8)
         answers.append(scorer.logits(tokens, 8))
     assert np.array_equal(*answers)
+
+
+@pytest.mark.parametrize("targets", [16 + 8 * 254, 16 + 8 * 256 * 2 - 16, 16 + 8 * 256 * 2])
+def test_the_plain_scorer_compiles_when_the_trainer_does(tmp_path, monkeypatch, targets):
+    """On a device that says it is CUDA. What is compiled rounds otherwise: by more than the 1e-5 bpb that are allowed on one card."""
+    compiled = []
+
+    def noted(function, **options):
+        compiled.append(function)
+        return lambda *args: function(*args)
+
+    monkeypatch.setattr(torch, "compile", noted)
+    monkeypatch.setattr(shutil, "which", lambda name, *a: "/usr/bin/c++")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.env").write_text("DEVICE=cpu\nCOMPILE=on\nEVAL_BATCH_TOKENS=32\n")
+    s = train_gpt.load_settings(
+        "DEVICE=cpu NUM_LAYERS=1 MODEL_DIM=16 NUM_HEADS=2 NUM_KV_HEADS=1 EVAL_SEQ_LEN=16 EVAL_STRIDE=8 EVAL_BATCH_TOKENS=32".split(), {}
+    )
+    like_cuda = type("LikeCuda", (train_gpt.Runtime,), {"cuda": True})(torch.device("cpu"), torch.float32, True, [])
+    model, tokens = train_gpt.GPT(s, like_cuda), np.random.default_rng(0).integers(2, 1024, targets + 1).astype(np.uint16)
+    model.load_weights(train_gpt.initial_weights(s, model.weights()))
+    train_gpt.score(model, tokens, s, like_cuda, train_gpt.Log(False), "", 16, 8)
+    theirs = len(compiled)
+    scorer = plain.PlainTorch(train_gpt, train_gpt.encode_artifact(model.weights(), s), {"cuda": True, "targets": targets})
+    assert (scorer.compiled is not None) == (theirs == 1) == (len(train_gpt.window_batches(targets, 16, 8, 2, targets)) > 256)
 
 
 @pytest.mark.parametrize(

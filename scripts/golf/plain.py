@@ -146,7 +146,8 @@ class PlainTorch(Plain):
         super().__init__(module, artifact, spec)
         whole = hasattr(self.model, "logits")
         self.compute = self.model.logits if whole else self.logits_from_hidden
-        self.compiled = torch.compile(self.compute, dynamic=False) if self.runtime.compile and whole and not self.ttt else None
+        worth_it = self.runtime.compile and whole and not self.ttt and self.many_batches(spec["targets"])
+        self.compiled = torch.compile(self.compute, dynamic=False) if worth_it else None
         if self.compiled:
             torch._dynamo.config.suppress_errors = True  # as the trainer's score() has it: what fails to compile is computed without
         self.learner, self.learned = None, 0
@@ -154,6 +155,13 @@ class PlainTorch(Plain):
             self.learner = module.Learner(self.model, *self.rates)
         elif self.ttt:  # trainers until 2026-11-27 learn by their optimizer, from the model's own nats
             self.learner = module.Optimizer(self.model, self.s, dataclasses.replace(self.runtime, compile=False))
+
+    def many_batches(self, targets: int) -> bool:
+        """Whether the trainer's score() compiles for a stream of so many targets, on a GPU: what is compiled rounds otherwise, and the mean
+        may differ by more than is allowed on one card. Trainers until 2026-11-26 did for more than 8 batches, those since for over 256."""
+        rows = max(1, self.s.EVAL_BATCH_TOKENS // min(self.seq_len, targets))
+        few = 256 if 256 in self.module.score.__code__.co_consts else 8
+        return len(self.module.window_batches(targets, self.seq_len, self.stride, rows, targets)) > few
 
     def array(self, values: object) -> object:
         return self.torch.from_numpy(values).to(self.runtime.device)

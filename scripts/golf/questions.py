@@ -176,7 +176,7 @@ class Referee:
                 self.say(f"{what}: {done} of {len(items)} batches, about {(now - begun) / done * (len(items) - done):.0f} s left")
 
     def child(self) -> Child:
-        return Child(self.folder, self.artifact, self.limits, self.isolate, self.device)
+        return Child(self.folder, self.artifact, self.limits, self.isolate, self.device, len(self.tokens) - 1)
 
     def rows(self, starts: np.ndarray, length: int, stream: np.ndarray | None = None) -> np.ndarray:
         """The windows' tokens, (B, length) int32, of the stream or of a changed one."""

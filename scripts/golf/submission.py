@@ -66,7 +66,7 @@ def child_settings(path: Path, device: str = "", cuda: bool = True) -> str:
 class Child:
     """A submission running in its jail, and the talk with it. Use as a context manager."""
 
-    def __init__(self, folder: Path, artifact: str, limits: dict, isolate: bool = True, device: str = ""):
+    def __init__(self, folder: Path, artifact: str, limits: dict, isolate: bool = True, device: str = "", targets: int = 1):
         self.limits, self.offence, self.errors, self.isolation, self.isolated = limits, None, b"", [], isolate
         self.work = tempfile.mkdtemp(prefix="referee_")
         copy, root = Path(self.work) / "submission", Path(self.work) / "root"
@@ -93,7 +93,7 @@ class Child:
         spec = {
             "root": str(root), "folder": str(copy), "inside": "/submission" if isolate else str(copy), "artifact": artifact,
             "scratch": "/scratch" if isolate else str(scratch), "scratch_bytes": limits["scratch_bytes"], "readable": python_paths(),
-            "package": str(ROOT / "scripts"), "limits": cap, "isolate": isolate, "cuda": self.cuda,
+            "package": str(ROOT / "scripts"), "limits": cap, "isolate": isolate, "cuda": self.cuda, "targets": targets,
         }  # fmt: skip
         command = [sys.executable, "-I", "-B", str(ROOT / "scripts" / "golf" / "child.py"), json.dumps(spec)]
         kept = {
