@@ -832,6 +832,28 @@ def test_the_plain_scorer_goes_without_a_compiler_that_fails(tmp_path, monkeypat
     assert np.array_equal(*answers)
 
 
+def test_the_plain_scorer_answers_by_what_it_compiled(tmp_path, monkeypatch):
+    """Probes ask for fewer windows, or cut ones: by other kernels their answers would differ by bf16's rounding, 0.02 nats in the mean."""
+    shapes, real = [], train_gpt.GPT.logits
+    monkeypatch.setattr(torch, "compile", lambda f, **options: lambda x, last: shapes.append((*x.shape, last)) or f(x, last) + 1)
+    monkeypatch.setattr(shutil, "which", lambda name, *a: "/usr/bin/c++")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.env").write_text("DEVICE=cpu\nCOMPILE=on\nEVAL_BATCH_TOKENS=32\n")
+    s = train_gpt.load_settings("DEVICE=cpu NUM_LAYERS=1 MODEL_DIM=16 NUM_HEADS=2 NUM_KV_HEADS=1 EVAL_SEQ_LEN=16 EVAL_STRIDE=8".split(), {})
+    weights = train_gpt.initial_weights(s, train_gpt.GPT(s, train_gpt.resolve_device(s)).weights())
+    scorer = plain.PlainTorch(train_gpt, train_gpt.encode_artifact(weights, s), {"cuda": True, "targets": 16 + 256 * 16})
+    tokens = np.random.default_rng(0).integers(2, 1024, (2, 16))
+    usual = [(tokens, 8), (tokens[:1], 8), (tokens[1:], 1), (tokens[1:, :12], 1), (tokens[:, :9], 1), (tokens[:, :12], 4)]
+    for rows, last in usual:
+        whole = real(scorer.model, torch.from_numpy(rows), last).detach().numpy()
+        np.testing.assert_allclose(scorer.answer(rows, last), whole + 1, rtol=0, atol=1e-5)
+    assert shapes == [(2, 16, 8)] * len(usual)
+    for rows, last in ((tokens, 16), (tokens[:, :8], 1), (tokens[:, :12], 5), (tokens[[0, 1, 0]], 8)):
+        whole = real(scorer.model, torch.from_numpy(rows), last).detach().numpy()
+        np.testing.assert_allclose(scorer.answer(rows, last), whole, rtol=0, atol=1e-5)
+    assert len(shapes) == len(usual)
+
+
 @pytest.mark.parametrize("targets", [16 + 8 * 254, 16 + 8 * 256 * 2 - 16, 16 + 8 * 256 * 2])
 def test_the_plain_scorer_compiles_when_the_trainer_does(tmp_path, monkeypatch, targets):
     """On a device that says it is CUDA. What is compiled rounds otherwise: by more than the 1e-5 bpb that are allowed on one card."""

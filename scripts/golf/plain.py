@@ -172,9 +172,15 @@ class PlainTorch(Plain):
         return self.s.LOGIT_SOFTCAP * self.torch.tanh(logits / self.s.LOGIT_SOFTCAP)
 
     def answer(self, tokens: object, last: int) -> object:
-        usual = self.compiled is not None and tokens.shape == (self.windows, self.seq_len) and last == self.stride
+        """Logits of the last `last` positions of each row: (B, T) -> (B, last, vocab). Fewer windows than usual, or cut ones, are filled up
+        with zeros behind them: other kernels round otherwise, which would look like another answer to the same question."""
+        (rows, length), end = tokens.shape, self.stride - self.seq_len + tokens.shape[1]
         with self.torch.inference_mode():
-            return (self.compiled if usual else self.compute)(self.array(tokens), last).float().cpu().numpy()
+            if self.compiled is None or rows > self.windows or length > self.seq_len or last > end:
+                return self.compute(self.array(tokens), last).float().cpu().numpy()
+            whole = self.np.zeros((self.windows, self.seq_len), tokens.dtype)
+            whole[:rows, :length] = tokens
+            return self.compiled(self.array(whole), self.stride)[:rows, end - last : end].float().cpu().numpy()
 
     def learn_from(self, tokens: object, targets: object) -> None:
         """The step of test-time training on a window whose scores are final, and the cache's."""
