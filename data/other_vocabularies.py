@@ -81,7 +81,7 @@ def make(args: argparse.Namespace) -> None:
         write = dict(prefix="decoded", smoke=False, source=tool_versions(), tokenizer_path=model)
         write["note"] = f"The text of {known.name} in another vocabulary, {len(texts)} of its train documents."
         with temporary_path(model) as part:  # it takes its name with the shards
-            train_tokenizer(texts, vocab, part)
+            train_tokenizer(texts, vocab, part, normalize=False)  # the known tokenizer has done so, and the file counts as model bytes
             write_dataset(folder, pairs, PieceEncoder(part, 1), **write)
         own = ByteTable.load(model)
         count, own_bytes = measure(stream(folder, "val"), number, own)

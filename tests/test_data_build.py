@@ -468,6 +468,7 @@ def test_other_vocabularies_hold_the_same_text(tmp_path, tokenizer):
     train = texts_in(tmp_path / "datasets/decoded_sp600", "train", model)
     assert train == texts_in(tmp_path / "datasets/x_sp512", "train", tokenizer)[: len(train)]
     assert 60_000 <= sum(len(x.encode()) for x in train) < 62_000
+    assert model.stat().st_size < 20_000 < 240_000 < tokenizer.stat().st_size  # its bytes are charged, and the text is normalised already
 
     failed(run_tool("other_vocabularies", 600, *known[:2], "--known", "none", *asked[1]), "no shard fits")
     failed(run_tool("other_vocabularies", 600, *known, "--known-tokenizer", "none.model"), "none.model")
