@@ -1012,7 +1012,7 @@ def scored_as(tiny, tmp_path, monkeypatch):
     noise: how far a target's nats are in one run from those in the next; names: how many were looked up in vain. Both bpb and names may
     be lists, of a value for each run."""
 
-    def verdict(folder, bpb, *arguments, noise=0.2, names=0):
+    def verdict(folder, bpb, *arguments, noise=0.2, names=0, served_by="PlainTorch"):
         runs = iter(range(9))
         scores, left = (iter(x if isinstance(x, list) else [x] * 9) for x in (bpb, names))
 
@@ -1021,7 +1021,7 @@ def scored_as(tiny, tmp_path, monkeypatch):
             total = table.target_bytes(referee.tokens[:-1], referee.tokens[1:]).sum()
             nats = np.full(len(referee.tokens) - 1, next(scores) * np.log(2) * total / (len(referee.tokens) - 1))
             nats += noise * next(runs) * np.resize([1, -1], len(nats))
-            return nats, {"scoring_s": 1.0, "probes": {"names_left": next(left)}}
+            return nats, {"scoring_s": 1.0, "probes": {"names_left": next(left)}, "scorer": {"scorer": served_by}}
 
         monkeypatch.setattr(Referee, "score", score)
         status = rescore(folder, tiny, tmp_path / "v.json", "--probes", "12", *arguments)
@@ -1053,6 +1053,15 @@ def test_how_far_a_score_may_be_from_the_claim(record, tmp_path, scored_as, monk
         status, verdict = scored_as(folder, claim["val_bpb"] + off * allowed, "--unchecked")
         assert status == int(abs(off) > 1) and verdict["verified"] is (abs(off) < 1), (off, verdict)
         assert verdict["runs"][0]["allowed_difference"] == allowed
+
+
+def test_a_score_of_another_kind_is_told_of_the_scorer(record, scored_as):
+    """An honest score() that does more than the model, cache and Learner: refused as ever, and told what it lacks."""
+    claimed = json.loads((record / "submission.json").read_text())["val_bpb"]
+    for served_by, told in (("PlainTorch", True), ("Scorer", False)):
+        status, verdict = scored_as(record, claimed + 0.01, served_by=served_by)
+        assert status == 1 and verdict["violations"][0]["rule"] == "E5"
+        assert ("needs a class Scorer beside it (docs/referee.md)" in verdict["violations"][0]["what"]) is told
 
 
 def test_a_part_or_no_jail_verifies_nothing(finished, tmp_path, scored_as, capsys):
