@@ -1411,9 +1411,9 @@ class Run:
     def whole_loop(self) -> int:
         """Train, export, score, result.json. Returns the exit status."""
         s, log, clock, interrupt = self.s, self.log, self.clock, Interrupt()
+        model = self.build()  # before there is a folder, so that an edit that does not build leaves none
         self.open_folder()
         go_on = "go on with: " + shlex.join(["python3", str(self.folder / "train_gpt.py"), "--resume", str(self.folder)])
-        model = self.build()
         try:
             interrupt.raise_from_now()
             if (self.folder / "weights.npz").exists():

@@ -498,6 +498,16 @@ def test_other_data_are_refused_after_training_too(main, tiny, tmp_path, during)
     assert done.code == 2 and "it began on other data" in done.err
 
 
+def test_a_model_that_cannot_be_built_leaves_no_folder(main, tmp_path, monkeypatch):
+    """An edit without its role: once mended, the same command runs, and is not told that the folder exists."""
+    role = train_gpt.ROLES["up"]
+    monkeypatch.delitem(train_gpt.ROLES, "up")
+    done = main(RUN_ID="x")
+    assert done.code == 2 and "add 'mlp.up' to ROLES" in done.err and not (tmp_path / "runs").exists()
+    monkeypatch.setitem(train_gpt.ROLES, "up", role)
+    assert main(RUN_ID="x").code == 0
+
+
 def test_exploding_loss_ends_with_status_4_and_names_settings(main, tmp_path):
     done = main(RUN_ID="x", MATRIX_LR=10, EMBED_LR=10, VECTOR_LR=10, WARMUP_STEPS=0, ITERATIONS=100)
     assert done.code == 4
