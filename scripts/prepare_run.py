@@ -88,6 +88,14 @@ def prepare(trainer, argv):
     return settings
 
 
+def warn_of_refusals(name):
+    """Say before the training what the checker will say after it: the source of a record is the one that trained, and cannot be mended."""
+    code = (ROOT / f"{name}.py").read_bytes()
+    why = "no record can be made of such a source (B2 and B5 of docs/track_spec.md)"
+    for line, what in source.misleading(code) + source.reaches(source.parse(code), source.required_packages(ROOT)):
+        print(f"warning: {name}.py:{line}: {what}; {why}", file=sys.stderr)
+
+
 def packed_copy(name):
     """Write packed/NAME.py, the trainer as one self-extracting file, and return its path from the repository root."""
     readable, path = (ROOT / f"{name}.py").read_bytes(), Path("packed") / f"{name}.py"
@@ -144,6 +152,8 @@ def main(argv):
     try:
         if not {"-h", "--help"} & {*argv}:  # the trainer prints it
             settings = prepare(trainer, argv)
+            if args.train:
+                warn_of_refusals(name)
             wants_bytes = getattr(settings, "TARGET_BYTES", 0) and not args.readable  # an edited trainer may have no such setting
             if args.train and (wants_bytes or args.packed):
                 file = packed_copy(name)
