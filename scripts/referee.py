@@ -163,7 +163,8 @@ def rescore(args: argparse.Namespace) -> dict:
         if abs(bpb - run["val_bpb"]) > allowed:
             what = f"verified val_bpb {bpb:.8f}, claimed {run['val_bpb']:.8f}; allowed difference {allowed:g}"
             if found["scorer"]["scorer"] != "Scorer":  # what score() does besides, nobody here has seen
-                what += ". Served by its GPT, cache and Learner; a score() that does more needs a class Scorer beside it (docs/referee.md)"
+                what += ". Served by its GPT, cache and Learner, with the settings in the artifact's header: others that scoring depends on"
+                what += " belong in LATER_KEYS, and a score() that does more needs a class Scorer beside it (docs/referee.md)"
             violations.append({"seed": run["seed"], "rule": "E5", "what": what})
     scores = [row["verified_val_bpb"] for row in rows if row["verified_val_bpb"] is not None]
     names, edited = [row["probes"]["names_left"] for row in rows if "probes" in row], edited_count(ROOT)

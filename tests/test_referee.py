@@ -1061,7 +1061,7 @@ def test_a_score_of_another_kind_is_told_of_the_scorer(record, scored_as):
     for served_by, told in (("PlainTorch", True), ("Scorer", False)):
         status, verdict = scored_as(record, claimed + 0.01, served_by=served_by)
         assert status == 1 and verdict["violations"][0]["rule"] == "E5"
-        assert ("needs a class Scorer beside it (docs/referee.md)" in verdict["violations"][0]["what"]) is told
+        assert ("LATER_KEYS, and a score() that does more needs a class Scorer" in verdict["violations"][0]["what"]) is told
 
 
 def test_a_part_or_no_jail_verifies_nothing(finished, tmp_path, scored_as, capsys):
