@@ -1374,8 +1374,8 @@ class Run:
         if (pieces := len(self.data.table.base_bytes)) != self.s.VOCAB_SIZE:
             raise UserError(f"{path} has VOCAB_SIZE={self.s.VOCAB_SIZE}, but TOKENIZER_PATH={self.s.TOKENIZER_PATH} {pieces} pieces")
         large = 2 * self.s.NUM_LAYERS * self.s.MODEL_DIM**2 + self.s.BIGRAM_ROWS * self.s.BIGRAM_DIM  # where no blocks share their weights
-        if max(1 << 24, sum(w.size for w in weights.values())) < large:
-            raise UserError(f"{path} holds fewer weights than the model of its own header")  # before anything that large is made
+        if not self.folder and max(1 << 24, sum(w.size for w in weights.values())) < large:  # before it is made; a run has its own
+            raise UserError(f"{path} holds fewer weights than the model of its own header (passes of shared blocks: another setting)")
         model = GPT(self.s, self.runtime)
         model.load_weights(weights)
         return model

@@ -302,6 +302,14 @@ def test_settings_that_an_old_artifact_does_not_name_are_the_defaults(main, fini
     assert float(line_of(done.out, "final_sliding_window_exact ")["val_bpb"]) == pytest.approx(result["val_bpb"], abs=1e-4)
 
 
+def test_a_run_whose_blocks_share_their_weights_is_scored(main, monkeypatch):
+    """Depth by passes of one block is no small artifact that claims a large model: the run has held that model all along."""
+    made, new = [], train_gpt.Block
+    monkeypatch.setattr(train_gpt, "Block", lambda s: made.append(made[-1] if len(made) % s.NUM_LAYERS else new(s)) or made[-1])
+    done = main(NUM_LAYERS=64, MODEL_DIM=384, ITERATIONS=1, VAL_TOKENS=20, GAP_TOKENS=20, WARMUP_STEPS=0)
+    assert done.code == 0 and len(made) > 64, done.err
+
+
 @pytest.mark.parametrize("size", ["NUM_LAYERS=64 MODEL_DIM=4096 MLP_MULT=16", "BIGRAM_ROWS=1048576 BIGRAM_DIM=4096"])
 def test_a_small_artifact_makes_no_large_model(main, tmp_path, size):
     large = train_gpt.load_settings(f"{size} NUM_HEADS=4 NUM_KV_HEADS=4 VOCAB_SIZE=300".split(), {})
