@@ -15,7 +15,7 @@ UNSEEN = re.compile("[\u00ad\u034f\u115f\u1160\u2800\u3164\ufe00-\ufe0f\uffa0]")
 
 # Sentences that try to steer whoever, or whatever, reads a file. Whatever they say, nothing here acts on text.
 STEERING = re.compile(
-    r"\b(ignore|disregard|forget)\b.{0,30}\b(previous|prior|above|earlier|all)\s+(the\s+|of\s+)*(your\s+)?(instruction|rule|check|prompt)"
+    r"\b(ignore|disregard|forget)\b.{0,30}\b(previous|prior|above|earlier|all)\s+(the\s+|of\s+)*(your\s+)?(instruction|rule|check(?!point)|prompt)"
     r"|<\|(im_start|im_end|system|endoftext)\|>|\[/?INST\]|^\s*(system|assistant|reviewer|judge)\s*(prompt|message|note|instructions?)\s*:"
     r"|\byou are an? (ai|language model|assistant|reviewer|judge)\b"
     r"|(^|[.!?:]\s+)(please\s+)?act as an? (ai|language model|assistant|reviewer|judge)\b|(^|[.!?:]\s+)as an ai\b(?!-)"
