@@ -229,6 +229,7 @@ def test_a_compiler_that_fails_is_gone_without(main, finished, monkeypatch, tmp_
     assert same_arrays(tmp_path / "runs/x/weights.npz", finished[0] / "weights.npz")
 
 
+@torch._dynamo.config.patch(suppress_errors=False)  # monkeypatch would delete it in the end
 def test_scoring_goes_without_a_compiler_that_fails(monkeypatch):
     """As --eval-only may: no warm-up has tried it. On a device that says it is CUDA, with batches enough to compile for."""
 
@@ -237,7 +238,6 @@ def test_scoring_goes_without_a_compiler_that_fails(monkeypatch):
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend=broken, **options))
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
     s = settings(*"NUM_LAYERS=1 MODEL_DIM=16 NUM_HEADS=2 NUM_KV_HEADS=1 EVAL_SEQ_LEN=16 EVAL_STRIDE=16 EVAL_BATCH_TOKENS=32".split())
     plain = train_gpt.Runtime(torch.device("cpu"), torch.float32, False, [])
     like_cuda = type("LikeCuda", (train_gpt.Runtime,), {"cuda": True})(torch.device("cpu"), torch.float32, True, [])

@@ -809,6 +809,7 @@ def test_learning_by_a_trainer_that_knows_no_documents(score, stream, streaming)
     assert np.abs(nats - want).max() < 1e-4
 
 
+@torch._dynamo.config.patch(suppress_errors=False)  # monkeypatch would delete it in the end
 def test_the_plain_scorer_goes_without_a_compiler_that_fails(tmp_path, monkeypatch):
     """As the trainer's score() does, so that a run which was scored is not refused for it."""
 
@@ -817,7 +818,6 @@ def test_the_plain_scorer_goes_without_a_compiler_that_fails(tmp_path, monkeypat
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend=broken, **options))
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
     monkeypatch.setattr(shutil, "which", lambda name, *a: "/usr/bin/c++")
     monkeypatch.chdir(tmp_path)
     s = train_gpt.load_settings("DEVICE=cpu NUM_LAYERS=1 MODEL_DIM=16 NUM_HEADS=2 NUM_KV_HEADS=1 EVAL_SEQ_LEN=16 EVAL_STRIDE=8".split(), {})
