@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Purpose:  everything that waits for a GPU, in one call: the tests that need one, a profile of the public baseline's shape, then for each
-#           config the profile of a steady step (as it is, without CUDA graphs, with options of Inductor's) and the run, its source packed; logs
-#           and artifacts in one folder. What it brings back belongs in docs/hardware.md and in records/. PARTS names some of the parts
-#           (tests, profiles, runs) and CONFIGS some configs, where one call may not last; AUTOTUNE=1 adds a profile with products that
+#           config the profile of a steady step (as it is, without CUDA graphs, with options of Inductor's) and the run, its source packed; last
+#           the referee's verdict on RECORDS, scored on the device; logs, artifacts and verdicts in one folder. What it brings back belongs in
+#           docs/hardware.md and in records/. PARTS names some of the parts (tests, profiles, runs, referee), CONFIGS some configs and RECORDS
+#           other record folders, where one call may not last; AUTOTUNE=1 adds a profile with products that
 #           Inductor tunes and fuses with what follows them, after minutes of compiling; AHEAD=1 first compiles for all profiles at once, which
 #           saves minutes on a card of 40 GB or more with many cores beside it. What needs no GPU is left for later: other
 #           exports of the same weights (scripts/sweep_export.py), scores without the cache (--eval-only … NGRAM_CACHE=0).
@@ -16,7 +17,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case "${1-}" in
   -h | --help)
-    echo "usage: bash $0 OUT [KEY=VALUE ...]; the lines at its top say what it runs, and what PARTS, CONFIGS and TRAIN_SECONDS do"
+    echo "usage: bash $0 OUT [KEY=VALUE ...]; the lines at its top say what it runs, and what PARTS, CONFIGS, RECORDS and TRAIN_SECONDS do"
     exit 0
     ;;
   '' | -* | *=*)
@@ -35,7 +36,7 @@ python3 -c 'import torch; print(torch.__version__, torch.cuda.get_device_name())
 
 failed=0
 configs="${CONFIGS:-configs/local_4090_baseline.env configs/local_4090_record.env}"
-wanted() { [[ " ${PARTS:-tests profiles runs} " == *" $1 "* ]]; }
+wanted() { [[ " ${PARTS:-tests profiles runs referee} " == *" $1 "* ]]; }
 profiled() { # NAME ARGUMENTS: a profile of a steady step, kept as NAME.profile.md
   local name="$1"
   shift
@@ -79,6 +80,20 @@ if wanted runs; then
     echo "== run: $config"
     python3 "$out/packed/train_gpt.py" --config "$config" "RUNS_DIR=$out/runs" "RUN_ID=$(basename "$config" .env)" \
       "MAX_WALLCLOCK_SECONDS=${TRAIN_SECONDS:-1800}" "$@" || failed=1
+  done
+fi
+if wanted referee; then
+  where=()
+  for argument in "$@"; do
+    case "$argument" in
+      DATA_PATH=*) where+=(--data "${argument#*=}") ;;
+      TOKENIZER_PATH=*) where+=(--tokenizer "${argument#*=}") ;;
+    esac
+  done
+  for record in ${RECORDS:-records/track_non_record/2026-11-26_h200_record}; do
+    echo "== referee: $record"
+    python3 scripts/referee.py "$record" ${where[@]+"${where[@]}"} --json "$out/$(basename "$record").verdict.json" 2>&1 |
+      tee "$out/$(basename "$record").referee.txt" || failed=1
   done
 fi
 exit "$failed"

@@ -742,3 +742,17 @@ def test_the_referee_on_a_bare_machine_helps_and_says_what_it_needs():
 def test_what_other_scripts_call_has_a_help_too(name):
     done = subprocess.run([sys.executable, ROOT / "scripts" / f"{name}.py", "--help"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and f"python3 scripts/{name}.py" in done.stdout
+
+
+def test_gpu_evidence_asks_the_referee(tmp_path):
+    """With the data of the runs; a record that is refused does not keep the next from its verdict."""
+    stub = tmp_path / "python3"
+    stub.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\nprintf "<%s>" "$@"\necho\n[ "$2" != bad ]\n')
+    stub.chmod(0o755)
+    env, out = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PARTS": "referee", "RECORDS": "bad good"}, tmp_path / "o ut"
+    command = ["bash", ROOT / "scripts" / "gpu_evidence.sh", out, "DATA_PATH=/a b/c", "TOKENIZER_PATH=t.model", "VAL_TOKENS=9"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    where = "<--data></a b/c><--tokenizer><t.model><--json>"
+    assert done.returncode == 1 and [line for line in done.stdout.splitlines() if line.startswith("<")] == [
+        f"<scripts/referee.py><{name}>{where}<{out}/{name}.verdict.json>" for name in ("bad", "good")
+    ]
