@@ -127,6 +127,30 @@ def test_packed_code_runs_and_expands(tmp_path):
     assert done.stdout == f"{len(noise)} __main__ ['a'] True\n"
 
 
+def test_packed_code_shows_its_source(tmp_path):
+    """To what asks for it, as tracebacks and Triton's kernels do; and no traceback shows the payload."""
+    text = "import inspect, linecache, traceback\n\n\ndef f(x):\n    return 1 / x  # é\n\n\nprint(inspect.getsource(f), end='')\n"
+    text += "linecache.checkcache()\ntry:\n    f(0)\nexcept ZeroDivisionError:\n    print(traceback.format_exc())\nf(0)\n"
+    (tmp_path / "packed.py").write_bytes(source.pack(text.encode()))
+    done = subprocess.run([sys.executable, tmp_path / "packed.py"], capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 1 and done.stdout.startswith("def f(x):\n    return 1 / x  # é\n")
+    assert ", line 5, in f\n    return 1 / x  # é\n" in done.stdout and ", line 5, in f" in done.stderr
+    assert "decompress" not in done.stdout + done.stderr and len(done.stderr) < 2000
+
+
+def test_the_packed_form_of_before_is_known():
+    """Records until 2026-11-27 have it."""
+    for name in ("2026-11-26_h200_record", "2026-11-27_cpu_record_documents"):
+        folder = ROOT / "records" / "track_non_record" / name
+        if folder.is_dir():
+            assert source.readable((folder / "train_gpt.py").read_bytes()) == (folder / "train_gpt_source.py").read_bytes()
+    head, tail = source.FORMS[1]
+    old = head + source.pack(b"x = 1\n")[len(source.HEAD) : -len(source.TAIL)] + tail
+    assert source.is_packed(old) and source.expand(old) == b"x = 1\n"
+    mixed = head + source.pack(b"x = 1\n")[len(source.HEAD) :]
+    assert not source.is_packed(mixed)
+
+
 def test_template_fits_the_schema():
     template = json.loads((ROOT / "docs" / "submission_template.json").read_text())
     assert not list(schema.violations(template, SCHEMA))

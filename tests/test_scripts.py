@@ -258,12 +258,12 @@ def test_a_packed_trainer_is_always_of_the_source_that_is_there(ready):
 def test_what_no_record_can_hold_is_said_before_the_training(ready, options):
     """The source that trained is the one that is checked, so that a package of one's own must not show when all seeds are done."""
     lines = FAKE_TRAINER.count("\n") + 1
-    (ready.root / "train_gpt.py").write_text(FAKE_TRAINER + "def kernel():\n    import triton\n    return eval\n")
+    (ready.root / "train_gpt.py").write_text(FAKE_TRAINER + "def kernel():\n    import flash_attn, triton\n    return eval\n")
     done = ready.bash("scripts/run_cuda_baseline.sh", "configs/some.env", *options)
     assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["argv"] == ["--config", "configs/some.env"]  # and it trains
     said = done.stderr.splitlines()
     assert [x.split(";")[0] for x in said] == [
-        f"warning: train_gpt.py:{lines + 1}: imports triton, which no requirements file names",
+        f"warning: train_gpt.py:{lines + 1}: imports flash_attn, which no requirements file names",
         f"warning: train_gpt.py:{lines + 2}: eval runs generated code",
     ], said
     assert "no record can be made of such a source" in said[0]

@@ -1,12 +1,14 @@
 """What a trainer's source does, read and never run: packed sources, imports, calls that reach beyond the two counted files.
 
-A packed trainer is one Python file of this shape, and of no other (scripts/pack_code.py makes it):
+A packed trainer is one Python file of this shape, and of no other but that of before (scripts/pack_code.py makes it):
 
     #coding:latin1
-    import lzma as l;exec(compile(l.decompress("...".encode("latin1"),l.FORMAT_RAW,None,[{...}]),__file__,"exec"))
+    import lzma as l,linecache as c;_=l.decompress("...".encode("latin1"),l.FORMAT_RAW,None,[{...}])
+    c.cache[__file__]=len(_),None,_.decode().splitlines(True),__file__;exec(compile(_,__file__,"exec"))
 
 The string is the raw LZMA2 stream of the readable source, one character a byte. Since nothing but the string differs from one
-packed trainer to another, it can be expanded without running it.
+packed trainer to another, it can be expanded without running it. What asks for the source, as tracebacks and Triton do, finds the
+readable one in linecache; the last line is apart, since it stands in every traceback.
 """
 
 from __future__ import annotations
@@ -24,8 +26,18 @@ from golf.texts import CONTROL
 
 MAX_SOURCE_BYTES = 4_000_000
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 22, "lc": 3, "lp": 0, "pb": 0}]
-HEAD = b'#coding:latin1\nimport lzma as l;exec(compile(l.decompress("'
-TAIL = b'".encode("latin1"),l.FORMAT_RAW,None,[{"id":33,"dict_size":4194304}]),__file__,"exec"))\n'
+HEAD = b'#coding:latin1\nimport lzma as l,linecache as c;_=l.decompress("'
+TAIL = (
+    b'".encode("latin1"),l.FORMAT_RAW,None,[{"id":33,"dict_size":4194304}])\n'
+    b'c.cache[__file__]=len(_),None,_.decode().splitlines(True),__file__;exec(compile(_,__file__,"exec"))\n'
+)
+FORMS = [  # before and behind the string; the second is that of records until 2026-11-27
+    (HEAD, TAIL),
+    (
+        b'#coding:latin1\nimport lzma as l;exec(compile(l.decompress("',
+        b'".encode("latin1"),l.FORMAT_RAW,None,[{"id":33,"dict_size":4194304}]),__file__,"exec"))\n',
+    ),
+]
 ESCAPES = {0: b"\\0", 10: b"\\n", 13: b"\\r", 34: b'\\"', 92: b"\\\\"}
 
 
@@ -48,8 +60,13 @@ def pack(source: bytes) -> bytes:
     return packed
 
 
+def form_of(data: bytes) -> tuple[bytes, bytes] | None:
+    """What stands before and behind the string of a packed trainer; None for any other file."""
+    return next(((head, tail) for head, tail in FORMS if data.startswith(head) and data.endswith(tail)), None)
+
+
 def is_packed(data: bytes) -> bool:
-    return data.startswith(HEAD) and data.endswith(TAIL)
+    return form_of(data) is not None
 
 
 def readable(data: bytes) -> bytes:
@@ -59,9 +76,10 @@ def readable(data: bytes) -> bytes:
 
 def expand(data: bytes) -> bytes:
     """The source inside a packed trainer, without running it. Raises SourceError."""
-    if not is_packed(data):
+    if (form := form_of(data)) is None:
         raise SourceError("it is not of the packed form that scripts/pack_code.py writes")
-    literal = data[len(HEAD) - 1 : len(data) - len(TAIL) + 1].decode("latin1")
+    head, tail = form
+    literal = data[len(head) - 1 : len(data) - len(tail) + 1].decode("latin1")
     try:
         tree = ast.parse(literal, mode="eval")
         text = ast.literal_eval(tree) if isinstance(tree.body, ast.Constant) else None
@@ -123,8 +141,9 @@ def dotted(node: ast.AST) -> str:
 
 @functools.cache
 def required_packages(root: Path) -> frozenset[str]:
-    """Modules that the trainers' requirements files allow a trainer to import."""
-    names = set()
+    """Modules that a trainer may import: those that the trainers' requirements files name, and Triton, which PyTorch's CUDA build brings
+    and compiles by itself; kernels of one's own do in it what MLX has in `mx.fast.metal_kernel`."""
+    names = {"triton"}
     for path in (root / "requirements-cuda.txt", root / "requirements-mlx.txt"):
         if path.is_file():
             names |= set(re.findall(r"^([A-Za-z0-9_-]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
