@@ -211,7 +211,7 @@ class Referee:
             if i in probed:
                 if asked > i:  # the probe's own questions must not mix with those under way
                     raise AssertionError("a request was sent past a probe")
-                self.probe(child, about, batch, lambda b=batch: self.ask_now(child, about, b), nats)
+                self.probe(child, about, batch, nats)
                 asked = i + 1
             else:
                 ask_until(i + 1 if i + 1 in alone else i + 2)
@@ -222,9 +222,10 @@ class Referee:
         for future in pending:
             future.result()
 
-    def ask_now(self, child: Child, about: dict, batch: tuple) -> np.ndarray:
+    def ask_now(self, child: Child, about: dict, batch: tuple, stream: np.ndarray | None = None) -> np.ndarray:
+        """A batch's logits, (B, last, V), of the stream or of a changed one."""
         starts, length, last = batch
-        child.ask(self.rows(starts, length), last, int(starts[0]))
+        child.ask(self.rows(starts, length, stream), last, int(starts[0]))
         return child.answer(len(starts), last, about["vocab_size"])
 
     def score_learning(self, child: Child, about: dict, batches: list, probed: set[int], nats: np.ndarray) -> None:
@@ -232,12 +233,12 @@ class Referee:
         for i, batch in self.saying("scoring", list(enumerate(batches))):
             starts, length, last = batch
             if i in probed:
-                self.probe(child, about, batch, lambda b=batch: self.ask_now(child, about, b), nats)
+                self.probe(child, about, batch, nats)
             else:
                 self.book(nats, batch, self.ask_now(child, about, batch))
             child.learn(self.rows(starts, length), self.targets(starts, length, last), int(starts[0]))
 
-    def probe(self, child: Child, about: dict, batch: tuple, ask_true, nats: np.ndarray) -> None:
+    def probe(self, child: Child, about: dict, batch: tuple, nats: np.ndarray) -> None:
         """Ask for a batch, and for a few of its windows again with tokens changed after a random position g.
 
         One change is asked before the true question, with text from elsewhere in the stream behind g; one after it, whose first
@@ -255,8 +256,7 @@ class Referee:
         early = positions <= g
 
         def ask(stream: np.ndarray) -> np.ndarray:
-            child.ask(self.rows(few, length, stream), last, int(few[0]))
-            return log_softmax(child.answer(len(few), last, vocab))
+            return log_softmax(self.ask_now(child, about, (few, length, last), stream))
 
         def spliced(first: int | None) -> np.ndarray:
             stream, shift = self.tokens.copy(), self.random.randrange(1, max(2, len(self.tokens) // 2))
@@ -268,7 +268,7 @@ class Referee:
             return stream
 
         before = ask(spliced(None))
-        logits = ask_true()
+        logits = self.ask_now(child, about, batch)
         plain = ask(self.tokens)
         at_g = int(np.flatnonzero(chosen == row)[0]), g - int(starts[row]) - (length - last)
         chances = np.exp(plain[at_g])
@@ -289,8 +289,7 @@ class Referee:
         whole = g + 1 - int(starts[row])
         if whole >= 1:
             self.probes.prefix += 1
-            child.ask(self.rows(starts[row : row + 1], whole), 1, int(starts[row]))
-            prefix = nats_of(child.answer(1, 1, vocab), self.tokens[g + 1].reshape(1, 1))
+            prefix = nats_of(self.ask_now(child, about, (starts[row : row + 1], whole, 1)), self.tokens[g + 1].reshape(1, 1))
             self.probes.compare(
                 prefix[0], again[at_g[0], at_g[1]].reshape(1), np.array([g]), "S2", "when the tokens after it were left out"
             )
@@ -319,10 +318,9 @@ class Referee:
                 starts, length, last = batches[i]
                 for pick in asked.get(i, []):
                     row, inside = divmod(pick - (int(ends[i - 1]) if i else 0), last)
-                    start, seen = int(starts[row]), length - last + inside + 1
-                    child.ask(self.rows(starts[row : row + 1], seen), 1, start)
-                    at = np.array([start + seen - 1])
-                    answer = nats_of(child.answer(1, 1, about["vocab_size"]), self.tokens[at + 1][:, None])[0]
+                    seen = length - last + inside + 1
+                    at = starts[row : row + 1] + seen - 1
+                    answer = nats_of(self.ask_now(child, about, (starts[row : row + 1], seen, 1)), self.tokens[at + 1][:, None])[0]
                     self.probes.blind += 1
                     self.probes.compare(answer, nats[at], at, "S2", "from that of a fresh process that had not seen its target")
                     if pick in evenly:
