@@ -286,13 +286,10 @@ class Referee:
         again = -np.take_along_axis(plain, targets[..., None].astype(np.int64), -1)[..., 0]
         self.probes.compare(again, nats[positions], positions, "S2", "when a few windows of its batch were asked again")
         self.probes.paired += (again - nats[positions]).ravel().tolist()
+        self.probes.prefix += 1
         whole = g + 1 - int(starts[row])
-        if whole >= 1:
-            self.probes.prefix += 1
-            prefix = nats_of(self.ask_now(child, about, (starts[row : row + 1], whole, 1)), self.tokens[g + 1].reshape(1, 1))
-            self.probes.compare(
-                prefix[0], again[at_g[0], at_g[1]].reshape(1), np.array([g]), "S2", "when the tokens after it were left out"
-            )
+        prefix = nats_of(self.ask_now(child, about, (starts[row : row + 1], whole, 1)), self.tokens[g + 1].reshape(1, 1))
+        self.probes.compare(prefix[0], again[at_g[0], at_g[1]].reshape(1), np.array([g]), "S2", "when the tokens after it were left out")
 
     def blind_targets(self, nats: np.ndarray, vocab: int, learns: bool) -> tuple[set[int], set[int]]:
         """Targets to ask a fresh process for: three quarters anywhere, the rest drawn by how many times likelier the submission finds them
