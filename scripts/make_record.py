@@ -22,7 +22,7 @@ from pathlib import Path
 from golf import source
 from golf.findings import Report
 from golf.interrupts import tool_main
-from golf.records import NAME, TRACK, TYPED, Track, control_file, derive, is_date, readme_text, seed_files, settings_text
+from golf.records import NAME, TRACK, TYPED, Track, artifact_of, derive, is_date, log_name, readme_text, settings_text
 from golf.rules import check_folder
 from golf.runs import RunError, RunFolder, read_run
 from golf.texts import safe
@@ -44,12 +44,12 @@ def write_folder(folder: Path, track: str, runs: list[RunFolder], controls: list
     (folder / "settings.env").write_text(settings_text(first.facts), encoding="utf-8", newline="\n")
     logs, control_logs = {}, {}
     for i, run in enumerate(runs):
-        log, artifact = seed_files(int(run.facts.about["seed"]), i == 0)
+        log = log_name("train", int(run.facts.about["seed"]), i == 0)
         shutil.copyfile(run.path / "train.log", folder / log)
-        (folder / artifact).write_bytes(run.artifact)
+        artifact_of(folder / log).write_bytes(run.artifact)
         logs[log] = run.facts
     for i, run in enumerate(controls):
-        log = control_file(int(run.facts.about["seed"]), i == 0)
+        log = log_name("control", int(run.facts.about["seed"]), i == 0)
         shutil.copyfile(run.path / "train.log", folder / log)
         control_logs[log] = run.facts
     claim = {key: typed.get(key, "") for key in TYPED}

@@ -48,13 +48,9 @@ TRACK = {
 }
 
 
-def seed_files(seed: int, first: bool) -> tuple[str, str]:
-    """Names of the log and the artifact of a seed."""
-    return ("train.log", "artifact.bin") if first else (f"train_seed{seed}.log", f"artifact_seed{seed}.bin")
-
-
-def control_file(seed: int, first: bool) -> str:
-    return "control.log" if first else f"control_seed{seed}.log"
+def log_name(stem: str, seed: int, first: bool) -> str:
+    """Of a seed's log. `stem`: train or control."""
+    return f"{stem}.log" if first else f"{stem}_seed{seed}.log"
 
 
 def folder_files(folder: Path) -> list[str]:
