@@ -112,7 +112,7 @@ def check_source(report: Report, code: bytes) -> object | None:
             )
         elif beside.read_bytes() != readable:
             fix = "pack that very file again: python3 scripts/pack_code.py"
-            allowed, fix = f"{sha256_of(readable)[:16]}, what {name} expands to", fix
+            allowed = f"{sha256_of(readable)[:16]}, what {name} expands to"
             report.find(beside.name, "B5", f"sha256 {sha256_of(beside.read_bytes())[:16]}", allowed, fix)
         name = "train_gpt_source.py"
     elif beside.is_file():
