@@ -21,7 +21,6 @@ class Outside(NamedTuple):
     version: int
     codec: int
     model: dict  # settings that rebuild the model
-    raw_bytes: int
     crc: int  # of the weights before compression
 
 
@@ -69,4 +68,4 @@ def read_outside(data: bytes) -> Outside | None:
             raise ArtifactProblem("its weights do not unpack to what its prefix announces (size or checksum)")
     if codec == 1 and payload[:4] != b"\x28\xb5\x2f\xfd":
         raise ArtifactProblem("it says zstd, but its payload is no zstd frame")
-    return Outside(version, codec, model, raw_size, crc)
+    return Outside(version, codec, model, crc)

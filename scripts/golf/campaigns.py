@@ -102,8 +102,8 @@ def close_to(word: str, known: list[str]) -> str:
 class Reader:
     """Reads a file's tables and collects what is wrong with them."""
 
-    def __init__(self, file: Path):
-        self.file, self.problems = file, []
+    def __init__(self):
+        self.problems: list[str] = []
 
     def wrong(self, text: str) -> None:
         if text not in self.problems:
@@ -230,7 +230,7 @@ def read_campaign(file: Path, runs_dir: Path, typed: list[str]) -> Campaign:
         raise CampaignError(f"cannot read {file}: {e.strerror}; `ls configs/campaigns` lists those that come along") from None
     except ValueError as e:
         raise CampaignError(f"{file} is no TOML: {e}") from None
-    reader, pairs = Reader(file), {}
+    reader, pairs = Reader(), {}
     reader.keys("file", data, TOP_KEYS)
     for item in typed:
         key, equals, value = item.partition("=")

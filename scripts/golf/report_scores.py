@@ -80,7 +80,7 @@ def read_cache(path: Path, key: dict[str, object]) -> dict[str, object] | None:
 def scores_of(folder: Path, tokens: int, wanted_sha256: str) -> dict[str, object]:
     """The cached scores of a run, or newly computed ones. Raises ScoresError.
 
-    Arrays: tokens (n + 1,), nats and plain_nats (n,), target_bytes (n,). Values: seq_len, stride, pieces, context, bytes, gap.
+    Arrays: tokens (n + 1,), nats and plain_nats (n,), target_bytes (n,). Values: seq_len, pieces, context, bytes, gap.
     """
     key = stale_key(folder, tokens, wanted_sha256)
     found = read_cache(folder / CACHE, key)
@@ -146,8 +146,7 @@ def compute(trainer: ModuleType, folder: Path, tokens: int, wanted_sha256: str) 
     if "NGRAM_CACHE" in s.values:
         s.values["NGRAM_CACHE"] = 0
     plain = nats_at(s.EVAL_SEQ_LEN, s.EVAL_SEQ_LEN)  # what the model knows by itself
-    scores = {"seq_len": s.EVAL_SEQ_LEN, "stride": s.EVAL_STRIDE, "pieces": pieces_of(run.data.table, stream), "context": context}
-    scores["device"] = run.runtime.about()["device"]
+    scores = {"seq_len": s.EVAL_SEQ_LEN, "pieces": pieces_of(run.data.table, stream), "context": context}
     if hasattr(trainer, "Scorer"):
         scores["scorer_note"] = "by token, position, context and class it is scored by score() of its train_gpt.py, not by its Scorer"
     scores |= weight_scores(trainer, folder, s, model, lambda: bpb(nats_at(s.EVAL_SEQ_LEN, s.EVAL_SEQ_LEN)), bpb(plain))

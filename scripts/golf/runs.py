@@ -217,7 +217,6 @@ class RunError(Exception):
 @dataclasses.dataclass
 class RunFolder:
     path: Path
-    log_text: str
     facts: LogFacts
     source: bytes
     artifact: bytes
@@ -234,8 +233,7 @@ def read_run(path: Path) -> RunFolder:
                 raise RunError(f"{path} is no run folder: it has no {' and no '.join(absent)}; `ls runs` shows the runs")
             raise RunError(f"{path} has no {name}: the run is not finished; go on with it: python3 {path / 'train_gpt.py'} --resume {path}")
     try:
-        text = read_text(path / "train.log")
-        facts = parse_log(text)
+        facts = parse_log(read_text(path / "train.log"))
         result = read_json(path / "result.json")
     except (TextError, LogError) as e:
         raise RunError(f"{path}: {e}; the log of a finished run is needed") from None
@@ -247,4 +245,4 @@ def read_run(path: Path) -> RunFolder:
     for key, (said, kept) in same.items():
         if not isinstance(kept, (int, float)) or abs(said - kept) > 1e-8:
             raise RunError(f"{path}: {key} is {said} in train.log and {safe(kept, 40)} in result.json; they are not of the same run")
-    return RunFolder(path, text, facts, (path / "train_gpt.py").read_bytes(), (path / "artifact.bin").read_bytes())
+    return RunFolder(path, facts, (path / "train_gpt.py").read_bytes(), (path / "artifact.bin").read_bytes())
