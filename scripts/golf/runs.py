@@ -29,11 +29,7 @@ DATA_NUMBERS = ("train_tokens", "val_targets", "val_bytes", "val_documents", "to
 
 
 class LogError(Exception):
-    """The log lacks a line that every finished run has. `.missing` names it."""
-
-    def __init__(self, missing: str):
-        super().__init__(f"no `{missing}` line")
-        self.missing = missing
+    """The log lacks a line that every finished run has."""
 
 
 @dataclasses.dataclass
@@ -186,7 +182,7 @@ def parse_log(text: str) -> LogFacts:
     }
     for name, there in wanted.items():
         if not there:
-            raise LogError(name)
+            raise LogError(f"no `{name}` line")
     labels = (by_label.get(name, {}) for name in ("data", "size", "trained", "scored", "export", FINAL))
     data, size, trained, scored, gap, final = labels
     disagree |= set() if resumed else reset  # a run that goes on may have some settings changed
