@@ -96,9 +96,9 @@ def build_root(root: str, readable: list[str], folder: str, scratch_bytes: int, 
     for path in DEVICES:
         bind(path, root)
     bind(folder, root, "/submission")
-    for path, size in (("/scratch", scratch_bytes), ("/dev/shm", scratch_bytes)):
+    for path in ("/scratch", "/dev/shm"):
         os.makedirs(root + path, exist_ok=True)
-        mount("tmpfs", root + path, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=1777")
+        mount("tmpfs", root + path, "tmpfs", MS_NOSUID | MS_NODEV, f"size={scratch_bytes},mode=1777")
     os.makedirs(root + "/tmp", exist_ok=True)
     os.makedirs(root + "/proc")
     try:
@@ -108,7 +108,7 @@ def build_root(root: str, readable: list[str], folder: str, scratch_bytes: int, 
     else:  # numbers of the whole machine, some of which one process could leave to the next
         mount("none", root + "/proc/sys", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555")
     os.makedirs(root + "/old")
-    call(libc.syscall(PIVOT_ROOT[os.uname().machine], (root).encode(), (root + "/old").encode()), "pivot_root")
+    call(libc.syscall(PIVOT_ROOT[os.uname().machine], root.encode(), (root + "/old").encode()), "pivot_root")
     os.chdir("/")
     call(libc.umount2(b"/old", MNT_DETACH), "umount /old")
     os.rmdir("/old")
