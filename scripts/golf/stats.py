@@ -55,12 +55,12 @@ def student_tail(t: float, df: float) -> float:
     return half if t > 0 else 1.0 - half
 
 
-def welch_p(lower: Sequence[float], higher: Sequence[float], margin: float = 0.0) -> float | None:
-    """One-sided p that mean(lower) < mean(higher) - margin, by Welch's t-test; None with fewer than two values on a side."""
+def welch_p(lower: Sequence[float], higher: Sequence[float]) -> float | None:
+    """One-sided p that mean(lower) < mean(higher), by Welch's t-test; None with fewer than two values on a side."""
     if len(lower) < 2 or len(higher) < 2:
         return None
     va, vb = sd(lower) ** 2 / len(lower), sd(higher) ** 2 / len(higher)
-    gain = mean(higher) - mean(lower) - margin
+    gain = mean(higher) - mean(lower)
     if va + vb == 0.0:
         return 0.0 if gain > 0 else 1.0
     df = (va + vb) ** 2 / (va**2 / (len(lower) - 1) + vb**2 / (len(higher) - 1))
