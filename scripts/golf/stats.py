@@ -1,23 +1,20 @@
-"""The statistics that records and the leaderboard use."""
+"""The statistics that need no package: what records, the leaderboard and campaigns use."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
+from statistics import fmean as mean
+from statistics import stdev
 
 RECORD_MARGIN_NATS = 0.005
 RECORD_P = 0.01
 FEW_SEEDS = 4  # with fewer on a side and more than twice as many on the other, Welch's test raises too many false alarms
 
 
-def mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values)
-
-
 def sd(values: Sequence[float]) -> float | None:
     """Sample standard deviation, exactly 0 for equal values; None for a single one."""
-    return statistics.stdev(values) if len(values) > 1 else None
+    return stdev(values) if len(values) > 1 else None
 
 
 def too_unequal(n_a: int, n_b: int) -> bool:
