@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import prepare_run
-from golf import needs
+from golf import ROOT, needs
 from golf.campaign_table import Table, markdown
 from golf.campaign_work import Place, Times, Worker
 from golf.campaigns import (
@@ -35,7 +35,6 @@ from golf.campaigns import (
     INTERRUPTED,
     NEW,
     NO_SETTINGS,
-    ROOT,
     Campaign,
     CampaignError,
     Planned,

@@ -18,9 +18,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from golf import ROOT
 from golf.findings import Report
 from golf.interrupts import tool_main
-from golf.records import ROOT, is_date
+from golf.records import is_date
 from golf.rules import check_folder
 from golf.rules_claim import check_date
 from golf.texts import safe

@@ -24,9 +24,10 @@ import re
 import sys
 from pathlib import Path
 
+from golf import ROOT
 from golf.interrupts import tool_main
 from golf.leaderboard_page import millions, page
-from golf.records import NAME, ROOT, TRACK, Track, digest, load_pins, spread
+from golf.records import NAME, TRACK, Track, digest, load_pins, spread
 from golf.rules import check_folder
 from golf.runs import sha256_of
 from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, welch_p

@@ -18,10 +18,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from golf import source
+from golf import ROOT, source
 from golf.needs import compiling_lacks
 
-ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED = "embedded_sp1024"
 FINEWEB = "fineweb10B_"
 REFERENCE_TRAIN_SHARDS = 2

@@ -17,12 +17,11 @@ import ast
 import statistics
 import sys
 import time
-from pathlib import Path
 
-from golf import needs
+from golf import ROOT, needs
 from golf.interrupts import interrupted, tool_main
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(ROOT))
 try:
     import torch
     import torch._inductor.config

@@ -23,10 +23,11 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+from golf import ROOT
 from golf.interrupts import tool_main
 from golf.jail import SYSTEM_PATHS
 from golf.needs import refuse
-from golf.records import ROOT, digest, load_pins
+from golf.records import digest, load_pins
 from golf.rules import check_folder
 from golf.runs import sha256_of
 from golf.source import SourceError, edited_count, parse, readable

@@ -26,3 +26,7 @@ process of its own.
 
 Of the first list all is standard library only, so that a folder can be checked on a bare machine.
 """
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]

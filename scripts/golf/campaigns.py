@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-from golf import needs
+from golf import ROOT, needs
 from golf.places import DATA_SETTINGS
 from golf.results import Result, ResultError, read_results
 from golf.runs import RunError, differing, import_trainer, sha256_of
@@ -22,7 +22,6 @@ try:
 except ImportError:  # a Python before 3.11
     needs.refuse("campaign.py", "tomllib", "requirements-cuda.txt")
 
-ROOT = Path(__file__).resolve().parents[2]
 TOP_KEYS = "title question config trainer control seeds settings run".split()
 RUN_KEYS = "name config settings seeds trainer".split()
 OWN_SETTINGS = ("RUN_ID", "RUNS_DIR", "SEED")  # the campaign sets them, run by run

@@ -10,7 +10,9 @@ import sysconfig
 from pathlib import Path
 from typing import NoReturn
 
-VENV = Path(__file__).resolve().parents[2] / ".venv"
+from golf import ROOT
+
+VENV = ROOT / ".venv"
 
 
 def refuse(tool: str, missing: str, requirements: str) -> NoReturn:

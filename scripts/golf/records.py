@@ -19,7 +19,6 @@ from golf.runs import LogFacts, parse_log, sha256_of
 from golf.stats import mean, sd
 from golf.texts import read_text
 
-ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = "parameter-golf-local/submission-1"
 TYPED = ("title", "author", "summary")  # the only fields a person writes
 NAME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})_[a-z0-9]([a-z0-9._-]{0,78}[a-z0-9_-])?")  # Windows takes no dot at the end
@@ -223,14 +222,14 @@ def codec_names(tree: ast.Module) -> tuple[str, ...]:
     return ()
 
 
-def load_pins(path: Path = ROOT / "scripts" / "golf" / "pins.json") -> dict:
+def load_pins() -> dict:
     """Data that are known for sure: the default tokenizer, val_tokens_sha256 with its totals, and train shards with theirs.
 
     `record_validation` is the val_tokens_sha256 of the first 4,194,304 targets of the published shards (VAL_TOKENS=4194304), and
     `train_shards` holds file name -> sha256 of the published ones, both as the log prints them. Until they are filled in, the
     checker cannot hold a record against them, and only notes what the log says.
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(Path(__file__).with_name("pins.json").read_text(encoding="utf-8"))
 
 
 def digest(verdict: dict) -> str:

@@ -18,12 +18,12 @@ from types import ModuleType
 
 import numpy as np
 
+from golf import ROOT
 from golf.runs import RunError, import_trainer, numbers
 
 FORMAT = 4  # of nats.npz; another number makes old caches stale
 CACHE = "nats.npz"
 SHORTEST_CONTEXT = 32
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class ScoresError(Exception):

@@ -9,9 +9,9 @@ import datetime
 import re
 from collections.abc import Iterator
 
-from golf import schema
+from golf import ROOT, schema
 from golf.findings import REMAKE, Report
-from golf.records import NAME, NUMBERS_BEGIN, NUMBERS_END, QUESTIONS, ROOT, TRACK, TYPED, Track, derive, is_date, numbers_table
+from golf.records import NAME, NUMBERS_BEGIN, NUMBERS_END, QUESTIONS, TRACK, TYPED, Track, derive, is_date, numbers_table
 from golf.runs import LogFacts
 from golf.texts import TextError, read_json, read_text, safe
 

@@ -9,7 +9,7 @@ import itertools
 import re
 from pathlib import Path
 
-from golf import artifacts, source
+from golf import ROOT, artifacts, source
 from golf.findings import REMAKE, Report
 from golf.records import (
     MAX_FILE_BYTES,
@@ -18,7 +18,6 @@ from golf.records import (
     MAX_SETTING,
     MAX_SETTINGS_BYTES,
     REQUIRED,
-    ROOT,
     folder_files,
     settings_text,
 )

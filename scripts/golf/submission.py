@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from golf import ROOT
 from golf.child import FRAME, MAX_JSON
-from golf.records import ROOT
 from golf.texts import safe
 from golf.traces import python_paths
 
