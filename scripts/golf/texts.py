@@ -32,8 +32,8 @@ class TextError(Exception):
 
 def safe(text: object, limit: int = 300) -> str:
     """One printable line, whatever the text holds: control characters escaped, long text cut."""
-    line = CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), str(text).replace("\n", "\\n").replace("\t", "\\t"))
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in line)
+    line = CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), str(text))
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
