@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import json
 import math
 import zipfile
@@ -19,7 +18,7 @@ from types import ModuleType
 import numpy as np
 
 from golf import ROOT
-from golf.runs import RunError, import_trainer, numbers
+from golf.runs import RunError, import_trainer, numbers, sha256_of
 
 FORMAT = 4  # of nats.npz; another number makes old caches stale
 CACHE = "nats.npz"
@@ -63,7 +62,7 @@ def pieces_of(table: object, tokens: np.ndarray) -> list[str]:
 
 def stale_key(folder: Path, tokens: int, wanted_sha256: str) -> dict[str, object]:
     """What nats.npz was computed from; another value of any makes it stale."""
-    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("artifact.bin", "train_gpt.py")}
+    files = {name: sha256_of((folder / name).read_bytes()) for name in ("artifact.bin", "train_gpt.py")}
     return {"format": FORMAT, "tokens": tokens, "val_tokens_sha256": wanted_sha256, **files}
 
 
