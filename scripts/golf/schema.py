@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None), "integer": int, "number": (int, float)}
 KNOWN = {
-    "$schema", "$id", "$defs", "$ref", "title", "description", "type", "enum", "const", "pattern", "minimum", "maximum",
+    "$schema", "$defs", "$ref", "title", "description", "type", "enum", "const", "pattern", "minimum", "maximum",
     "minLength", "maxLength", "minItems", "maxItems", "items", "properties", "required", "additionalProperties",
 }  # fmt: skip
 
