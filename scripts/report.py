@@ -84,8 +84,7 @@ def load(path: Path, tokens: int, logs_only: bool) -> list[Shown]:
         raise
     found = []
     for result in results:
-        name = result.label.removeprefix(f"{result.folder.name}/")
-        log = read_text(result.folder / name if name.endswith(".log") else result.folder / "train.log")
+        log = read_text(result.folder / (result.label.partition("/")[2] or "train.log"))
         run = Shown(safe(result.label, 60), read_curves(log), int(float(result.facts.settings["TRAIN_BATCH_TOKENS"])), result)
         if logs_only or path.is_file() or (path / "submission.json").is_file():
             run.notes.append("shown from its log alone")

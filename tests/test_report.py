@@ -126,6 +126,11 @@ def test_runs_that_cannot_be_compared_are_marked(run, make, tmp_path: Path):
     assert "cannot be compared directly. device: 1 x CPU" in text and "H200&lt;/b&gt;" in text and "<b>H200" not in text
 
 
+def test_a_run_may_have_the_name_of_a_log(run, make, tmp_path: Path):
+    shutil.copytree(run, tmp_path / "tiny.log")
+    assert make(tmp_path / "tiny.log", options=("--logs",))[0] == 0
+
+
 def test_what_is_scored_is_said(run, make, tmp_path: Path):
     """And nothing where logs alone are read, or nothing can be."""
     assert f"{run}: scoring its tokens" in make(run)[2]
