@@ -178,7 +178,7 @@ class Table:
                 f"up to {0.05 * self.comparisons:.2g} would miss zero by chance alone."
             )
         lines = [f"# {c.title}", "", c.question, "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in about), ""]
-        return "\n".join([*lines, *markdown(rows), *[f"\n- {note}" if i == 0 else f"- {note}" for i, note in enumerate(notes)]]) + "\n"
+        return "\n".join([*lines, *markdown(rows), *([""] if notes else []), *(f"- {note}" for note in notes)]) + "\n"
 
 
 def markdown(rows: list[list[str]]) -> list[str]:

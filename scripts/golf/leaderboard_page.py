@@ -76,10 +76,9 @@ def html_table(entries: list) -> str:
         }
         tags = ("" if number is None else f' class="n" data-v="{number}"' for _, number in cells.values())
         rows.append("<tr>" + "".join(f"<td{tag}>{shown}</td>" for tag, (shown, _) in zip(tags, cells.values())) + "</tr>")
-    heads = [(name, number is not None) for name, (_, number) in cells.items()]
-    head = "".join(
-        f'<th{" class=n" if is_number else ""} scope="col"><button type="button">{name}</button></th>' for name, is_number in heads
-    )
+    head = ""
+    for name, (_, number) in cells.items():
+        head += f'<th{"" if number is None else " class=n"} scope="col"><button type="button">{name}</button></th>'
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n' + "\n".join(rows) + "\n</tbody></table></div>"
 
 
