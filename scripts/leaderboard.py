@@ -42,7 +42,6 @@ STARTING_BPB = 2.3027  # the published soft baseline, not a record
 
 @dataclasses.dataclass
 class Entry:
-    folder: Path
     claim: dict
     verified: str  # "" or the date of the verdict
     text: str = ""  # the name of the pinned text it was scored on; "" for another
@@ -132,7 +131,7 @@ def read_records(records: Path, tracks: dict[str, Track] = TRACK, pins: dict | N
                 claim = as_verified(report.claim, verdict) if verdict else report.claim
                 default = pins["tokenizer"] in (None, claim["tokenizer_sha256"])
                 size = max(report.tokenizer_bytes, verdict.get("tokenizer_bytes", 0))
-                entries.append(Entry(folder, claim, str(verdict.get("date", "")), text, size, default))
+                entries.append(Entry(claim, str(verdict.get("date", "")), text, size, default))
     texts: dict[str, Entry] = {}  # by hash, the first that was scored on it, a verified one before others
     for entry in sorted(entries, key=lambda e: (not e.verified, e.claim["date"], e.claim["name"])):
         first = texts.setdefault(entry.claim["validation"]["sha256"], entry)

@@ -28,7 +28,7 @@ RECORD, OPEN = "track_30min_2mb_local", "track_non_record"
 
 def tracks(val_targets: int) -> dict[str, Track]:
     """The real tracks, but for the number of targets of the tiny run."""
-    return TRACK | {RECORD: Track(RECORD, clock_s=1800.0, val_targets=val_targets, seeds=3, record=True)}
+    return TRACK | {RECORD: Track(clock_s=1800.0, val_targets=val_targets, seeds=3, record=True)}
 
 
 def edit(path: Path, *changes: tuple[str, str]) -> None:

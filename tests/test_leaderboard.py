@@ -6,7 +6,6 @@ import json
 import math
 import re
 import types
-from pathlib import Path
 
 import pytest
 from folders import NO_PINS, OPEN, RECORD, ROOT, edit, make_folder, reseal, reseed, tracks
@@ -193,7 +192,7 @@ def made_up(tokenizer, sha, targets, total, bpbs, name="2026-11-01_x", per_token
     runs = [{"val_bpb": b, "val_loss": b * math.log(2) * total / targets} for b in bpbs]
     claim = {"tokenizer_sha256": tokenizer, "validation": {"targets": targets, "bytes": total, "sha256": sha}, "runs": runs}
     claim |= {"track": RECORD, "name": name, "date": name[:10], "val_bpb": sum(bpbs) / len(bpbs)}
-    return Entry(Path("x"), claim, "", default_tokenizer=tokenizer == "a", bytes_per_token=per_token)
+    return Entry(claim, "", default_tokenizer=tokenizer == "a", bytes_per_token=per_token)
 
 
 def test_the_margin_itself_is_enough_and_a_gain_below_it_looks_so():

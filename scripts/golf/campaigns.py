@@ -63,7 +63,6 @@ class Planned:
 
 @dataclasses.dataclass
 class Campaign:
-    name: str
     file: Path
     title: str
     question: str
@@ -258,7 +257,7 @@ def read_campaign(file: Path, runs_dir: Path, typed: list[str]) -> Campaign:
             reader.wrong(f"runs {other} and {p.row.name} have the same settings")
     if reader.problems:
         raise CampaignError("\n".join(reader.problems))
-    return Campaign(file.stem, file, title.strip(), question.strip(), control, folder, rows, plan, hashes)
+    return Campaign(file, title.strip(), question.strip(), control, folder, rows, plan, hashes)
 
 
 def settings_in(environ: dict[str, str], plan: list[Planned]) -> list[str]:

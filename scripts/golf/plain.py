@@ -12,10 +12,10 @@ class Memory:
     Copies of a context are looked up in sorted hashes, which grow by a window once its targets were told.
     """
 
-    def __init__(self, module: object, orders: int, vocab_size: int):
+    def __init__(self, module: object, orders: int):
         import numpy as np
 
-        self.np, self.module, self.orders, self.vocab_size = np, module, orders, vocab_size
+        self.np, self.module, self.orders = np, module, orders
         self.sees_before = hasattr(module, "cells_told")  # its weights depend on how the target before was told: since 2026-11-27
         rows = len(module.context_hashes(np.zeros(0, np.int64), np.zeros(0, np.int64), orders))
         self.cache, self.tokens = module.Cache(rows), np.zeros(0, np.int64)  # tokens of the positions whose target was told
@@ -116,7 +116,7 @@ class Plain:
         if self.ttt or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
             self.windows, self.learn = 1, self.learn_from
         if s.values.get("NGRAM_CACHE"):
-            self.memory = Memory(module, s.NGRAM_CACHE, s.VOCAB_SIZE)
+            self.memory = Memory(module, s.NGRAM_CACHE)
 
     def logits(self, tokens: object, last: int) -> object:
         if not self.memory:

@@ -33,7 +33,6 @@ NUMBERS_BEGIN, NUMBERS_END = "<!-- numbers: begin -->", "<!-- numbers: end -->"
 class Track:
     """What a track demands; the numbers of docs/track_spec.md."""
 
-    name: str
     cap_bytes: int = 2_000_000
     clock_s: float | None = None  # None: any, but named
     val_targets: int | None = None
@@ -42,8 +41,8 @@ class Track:
 
 
 TRACK = {
-    "track_30min_2mb_local": Track("track_30min_2mb_local", clock_s=1800.0, val_targets=4_194_304, seeds=3, record=True),
-    "track_non_record": Track("track_non_record"),
+    "track_30min_2mb_local": Track(clock_s=1800.0, val_targets=4_194_304, seeds=3, record=True),
+    "track_non_record": Track(),
 }
 
 
