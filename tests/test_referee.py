@@ -740,6 +740,14 @@ def test_refused_namespaces_are_no_verdict(monkeypatch, tmp_path):
             child.start()
 
 
+@pytest.mark.parametrize("lacking", [("libc", None), ("CALLS", {"vax": ()})], ids=["system", "machine"])
+def test_a_system_that_the_jail_does_not_know_refuses_namespaces(lacking, monkeypatch):
+    """As macOS does: an OSError, which the referee reports, and no traceback, which it would hold against the submission."""
+    monkeypatch.setattr(jail, *lacking)
+    with pytest.raises(OSError, match="the jail knows Linux"):
+        jail.unshare_all()
+
+
 def test_softmax():
     """Against PyTorch, at both ends of what float32 holds; whatever is not finite is refused."""
     rng = np.random.default_rng(0)

@@ -163,6 +163,8 @@ def set_limits(limits: dict[str, int]) -> None:
 
 def unshare_all() -> bool:
     """Enter new namespaces; whether the caller is root outside. Raises OSError."""
+    if libc is None or os.uname().machine not in CALLS:
+        raise OSError(f"the jail knows Linux on {' and '.join(CALLS)}, and this is {sys.platform} on {os.uname().machine}")
     root_outside = os.geteuid() == 0
     uid, gid = os.geteuid(), os.getegid()
     flags = NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS | (0 if root_outside else NEWUSER)
