@@ -523,6 +523,11 @@ def test_a_submission_cannot_say_that_there_is_no_jail(stream, tmp_path):
         Referee(stream, train_gpt.window_batches, LIMITS, 2, isolate=False).score(tmp_path)
 
 
+def test_a_limit_names_its_own_seconds(score):
+    with pytest.raises(Refusal, match="within 0.01 s"):
+        score(started("import time; time.sleep(60)"), start_s=0.01)
+
+
 def test_a_library_may_live_below_any_name():
     said = []
     hook = Offences(print, "", ["/scratch"], ["/srv/fineweb_lab/.venv"], False)

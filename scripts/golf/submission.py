@@ -189,7 +189,7 @@ class Child:
             except BlockingIOError:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise Refusal("limit", f"no {what} within {self.limits['reply_s']:g} s") from None
+                    raise Refusal("limit", f"no {what}") from None
                 self.selector.select(min(left, 0.5))
                 if self.offence:
                     raise self.offence from None
@@ -211,6 +211,7 @@ class Child:
     def receive(self, shape: tuple[int, ...] | None, limit_s: float, what: str) -> tuple[dict, np.ndarray | None]:
         """The next reply; `shape`: of the logits it must hold. Raises Refusal."""
         deadline = time.monotonic() + limit_s
+        what += f" within {limit_s:g} s"
         if time.monotonic() - self.began > self.limits["total_s"]:
             raise Refusal("limit", f"more than {self.limits['total_s']:g} s in all")
         frame = bytearray(FRAME.size)
