@@ -168,9 +168,8 @@ class Worker:
 
     def why(self, w: Working, seen: Seen) -> str:
         """What this attempt said of its end; earlier ones wrote into the same files."""
-        console, log = (
-            lines_since(path, size) for path, size in zip((self.console / f"{w.p.name}.txt", w.p.folder / "train.log"), w.written)
-        )
+        console = lines_since(self.console / f"{w.p.name}.txt", w.written[0])
+        log = lines_since(w.p.folder / "train.log", w.written[1])
         if seen.why and (seen.state == BROKEN or any(line.startswith("failed: ") for line in log)):
             return seen.why
         return last_words(console)
