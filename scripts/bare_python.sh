@@ -6,7 +6,7 @@
 # Paths in the arguments are those of where the command was typed. $PYTHON, when set, names the Python to use.
 
 unset CDPATH # with it cd may print, or go elsewhere
-PGL_SCRIPTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+PGL_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 # In the order in which they are tried.
 PGL_PYTHONS=(python3 python3.14 python3.13 python3.12 python3.11 python)
@@ -20,7 +20,7 @@ run_bare() {
   shift
   for name in ${PYTHON:+"$PYTHON"} "${PGL_PYTHONS[@]}"; do
     if pgl_new_enough "$name"; then
-      exec "$name" "$PGL_SCRIPTS/$tool" "$@"
+      exec "$name" "$PGL_ROOT/scripts/$tool" "$@"
     fi
   done
   printf 'error: Python 3.11 or newer is needed; PYTHON=/path/to/python3.12 bash %s ...\n' "$0" >&2

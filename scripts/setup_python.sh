@@ -14,11 +14,9 @@
 #
 # A Python that has all of the first file (with a PyTorch built for its card, say) lends its packages to a new .venv.
 
-unset CDPATH # with it cd may print, or go elsewhere
-PGL_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+. "$(dirname "${BASH_SOURCE[0]}")/bare_python.sh"
 PGL_VENV="$PGL_ROOT/.venv"
 PGL_MISSING="$PGL_ROOT/scripts/missing_packages.py"
-. "$PGL_ROOT/scripts/bare_python.sh"
 
 _pgl_say() { printf 'setup: %s\n' "$*" >&2; }
 

@@ -5,10 +5,9 @@
 #           bash scripts/test.sh -k windows -x
 # The arguments go to pytest as they are.
 set -euo pipefail
-unset CDPATH # with it cd may go elsewhere
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-. scripts/setup_python.sh
+. "$(dirname "${BASH_SOURCE[0]}")/setup_python.sh"
+cd "$PGL_ROOT"
 needed=(requirements-cuda.txt requirements-test.txt)
 if (setup_python "${needed[@]}" requirements-analysis.txt requirements-mlx.txt); then
   setup_python "${needed[@]}" requirements-analysis.txt requirements-mlx.txt
