@@ -7,7 +7,8 @@ targets, the softmax, the bytes, the windows and the clock. Some answers are ask
 of a second process that has never seen what comes later; one that moves is a violation, named with its position. Ends with
 `verified val_bpb` and the difference from the claim.
 
-Exit status: 0 as claimed (the last line says whether that is a verification), 1 refused or not as claimed, 2 usage or no data.
+Exit status: 0 as claimed (the last line says whether that is a verification), 1 refused or not as claimed, 2 usage, no data, no
+isolation to be had, or findings of the checker, which come first.
 """
 
 from __future__ import annotations

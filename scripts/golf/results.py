@@ -1,4 +1,4 @@
-"""Runs and records as results that can be held against one another: what compare_runs and report read."""
+"""Runs and records as results that can be held against one another: what compare_runs, report, campaigns and the checker read."""
 
 from __future__ import annotations
 
