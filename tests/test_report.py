@@ -248,7 +248,7 @@ def test_the_gap_of_all_classes_is_that_of_the_exact_weights(run, main):
 def test_bytes_by_class_are_about_the_artifact(run):
     sizes = scores_of(run, TOKENS, val_hash(run))["bytes"]
     weights = train_gpt.load_arrays(run / "weights.npz")[0]
-    assert sum(x["weights"] for x in sizes.values()) == sum(w.size for w in weights.values())
+    assert set(sizes) == {report_scores.class_of(train_gpt, name) for name in weights}
     assert sizes["embed"]["bits"] == [8] and sizes["q"]["bits"] == [6] and sizes["vectors"]["bits"] == [16]
     assert sum(x["bytes"] for x in sizes.values()) == pytest.approx((run / "artifact.bin").stat().st_size, rel=0.1)
 

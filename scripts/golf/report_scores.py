@@ -179,9 +179,8 @@ def weight_scores(trainer: ModuleType, folder: Path, s: object, model: object, s
     sizes, gap, whole = {}, {}, 0
     for kind, names in classes.items():
         with contextlib.suppress(AttributeError, TypeError, KeyError):  # a trainer that packs in another way
-            bits, weights = sorted({trainer.bits_of(s, n) for n in names}), sum(exact[n].size for n in names)
             whole = whole or packed()
-            sizes[kind] = {"bytes": whole - packed(names), "bits": bits, "weights": weights}
+            sizes[kind] = {"bytes": whole - packed(names), "bits": sorted({trainer.bits_of(s, n) for n in names})}
         model.load_weights(decoded | {n: exact[n] for n in names})
         gap[kind] = shipped - score_again()
     model.load_weights(exact)
