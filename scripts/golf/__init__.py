@@ -5,7 +5,7 @@
     rules           every check of a record folder: rules_files, rules_claim, rules_run and rules_seeds hold them
     findings        what a check finds, with its rule id
     source          what a trainer's source does, read and never run; packed sources
-    artifacts       the outside of artifact.bin, read without unpacking the weights
+    artifacts       the outside of artifact.bin, whose weights are unpacked for their checksum at most
     schema          JSON against a schema
     texts           strangers' text made safe to print
     stats           mean, sd, Welch's test

@@ -1,4 +1,4 @@
-"""The outside of artifact.bin: prefix and header, read without unpacking the weights (docs/artifact_format.md)."""
+"""The outside of artifact.bin: prefix and header, and whether zlib's weights have the checksum announced (docs/artifact_format.md)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 PREFIX = struct.Struct("<4sBBHIIQI")  # magic, version, codec, 0, header bytes, payload bytes, raw bytes, crc32 of raw
 MAGIC = b"PGLA"
 MAX_HEADER_BYTES, MAX_RAW_BYTES = 1 << 20, 1 << 28
-MAX_INFLATE_BYTES = 1 << 25  # unpacked to check the checksum; larger ones are left to the referee
+MAX_INFLATE_BYTES = 1 << 25  # weights that zlib unpacks to check the checksum; larger ones and other codecs are left to the referee
 
 
 class ArtifactProblem(Exception):
