@@ -129,13 +129,13 @@ def gap_chart(runs: list) -> figure | None:
     return fig
 
 
-def lines(runs: list, rows_of: object, x_label: str, y_label: str) -> figure | None:
+def lines(runs: list, rows_of: object, x_label: str) -> figure | None:
     """One line a run over a logarithmic x; rows_of: (x, bpb, words for the tooltip) of a run's scores."""
     shown = [(i, r) for i, r in enumerate(runs) if r.scores]
     if not shown:
         return None
     fig = new_figure([("run", "@run"), (x_label, "@name"), ("bpb", "@y{0.0000}")], x_axis_type="log")
-    fig.xaxis.axis_label, fig.yaxis.axis_label = x_label, y_label
+    fig.xaxis.axis_label, fig.yaxis.axis_label = x_label, "bpb"
     ticks = set()
     for i, run in shown:
         x, y, names = zip(*rows_of(run.scores))
@@ -152,11 +152,11 @@ def position_chart(runs: list) -> figure | None:
     def rows(scores: dict) -> list[tuple[float, float, str]]:
         return [(last, bpb, str(last) if first == last else f"{first} to {last}") for first, last, bpb in by_position(scores)]
 
-    return lines(runs, rows, "tokens of context in a plain window", "bpb")
+    return lines(runs, rows, "tokens of context in a plain window")
 
 
 def context_chart(runs: list) -> figure | None:
     def rows(scores: dict) -> list[tuple[float, float, str]]:
         return [(length, bpb, str(length)) for length, bpb in sorted(scores["context"])]
 
-    return lines(runs, rows, "length of the sliding window", "bpb")
+    return lines(runs, rows, "length of the sliding window")
