@@ -24,7 +24,6 @@ NUMERIC_SETTINGS = ("SEED", "MAX_WALLCLOCK_SECONDS", "TRAIN_BATCH_TOKENS", "VAL_
 FINAL = "final_sliding_window_exact"
 # what a run says once, and once more each time it goes on
 ONCE = re.compile(r"(trained steps|size code_bytes|total_submission_size|scored val_loss|peak_memory_bytes)(?=[:_ ])")
-EPOCHS = ("epoch", "begins_at_step")
 DATA_NUMBERS = ("train_tokens", "val_targets", "val_bytes", "val_documents", "tokenizer_bytes")  # a trainer may say more of its data
 
 
@@ -155,7 +154,7 @@ def parse_log(text: str) -> LogFacts:
                 disagree |= {f"data {k}" for k, v in hexes.items() if hashes.setdefault(k, v) != v}
             elif m[1] == "size":
                 about |= hexes
-        elif (m := PAIR.fullmatch(line)) and not line.startswith(EPOCHS):
+        elif m := PAIR.fullmatch(line):
             value, before = m[2].strip(), about.get(m[1], "")
             if m[1] == "device":
                 devices[value] = None
