@@ -144,10 +144,8 @@ class PlainTorch(Plain):
 
         self.torch = torch
         super().__init__(module, artifact, spec)
-        whole = hasattr(self.model, "logits")
-        self.compute = self.model.logits if whole else self.logits_from_hidden
-        worth_it = self.runtime.compile and whole and not self.ttt and self.many_batches(spec["targets"])
-        self.compiled = torch.compile(self.compute, dynamic=False) if worth_it else None
+        worth_it = self.runtime.compile and not self.ttt and self.many_batches(spec["targets"])
+        self.compiled = torch.compile(self.model.logits, dynamic=False) if worth_it else None
         if self.compiled:
             torch._dynamo.config.suppress_errors = True  # as the trainer's score() has it: what fails to compile is computed without
         self.learner, self.learned = None, 0
@@ -166,18 +164,13 @@ class PlainTorch(Plain):
     def array(self, values: object) -> object:
         return self.torch.from_numpy(values).to(self.runtime.device)
 
-    def logits_from_hidden(self, tokens: object, last: int) -> object:
-        """For trainers whose model offers hidden states and a tied head only."""
-        logits = self.module.linear(self.model.hidden(tokens)[:, -last:], self.model.embed).float()
-        return self.s.LOGIT_SOFTCAP * self.torch.tanh(logits / self.s.LOGIT_SOFTCAP)
-
     def answer(self, tokens: object, last: int) -> object:
         """Logits of the last `last` positions of each row: (B, T) -> (B, last, vocab). Fewer windows than usual, or cut ones, are filled up
         with zeros behind them: other kernels round otherwise, which would look like another answer to the same question."""
         (rows, length), end = tokens.shape, self.stride - self.seq_len + tokens.shape[1]
         with self.torch.inference_mode():
             if self.compiled is None or rows > self.windows or length > self.seq_len or last > end:
-                return self.compute(self.array(tokens), last).float().cpu().numpy()
+                return self.model.logits(self.array(tokens), last).float().cpu().numpy()
             whole = self.np.zeros((self.windows, self.seq_len), tokens.dtype)
             whole[:rows, :length] = tokens
             return self.compiled(self.array(whole), self.stride)[:rows, end - last : end].float().cpu().numpy()
