@@ -3,7 +3,7 @@
 #
 #   run_bare TOOL.py [arguments]
 #
-# Paths in the arguments are those of where the command was typed. $PYTHON, when set, names the Python to use.
+# Paths in the arguments are those of where the command was typed. $PYTHON, when set, is tried before the others.
 
 unset CDPATH # with it cd may print, or go elsewhere
 PGL_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
