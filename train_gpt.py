@@ -674,11 +674,10 @@ def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[i
     for scored in range(length, n_targets, stride):
         end = min(scored + stride, n_targets)
         yield end - length, end, scored
-def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, limit: int) -> list[tuple[np.ndarray, int, int]]:
-    """Windows grouped by how many targets they score: (starts, length, scored at the end of each). Enough for `limit` targets."""
+def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int) -> list[tuple[np.ndarray, int, int]]:
+    """Windows in groups of at most max_windows that score as many targets each: (starts, length, scored at the end of each)."""
     groups: list[tuple[list[int], int, int]] = []
     for start, end, first in score_windows(n_targets, seq_len, stride):
-        if first >= limit: break
         if groups and groups[-1][2] == end - first and len(groups[-1][0]) < max_windows: groups[-1][0].append(start)
         else: groups.append(([start], end - start, end - first))
     return [(np.array(starts), length, last) for starts, length, last in groups]
@@ -747,10 +746,10 @@ def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice
     cache = Cache(len(finds))
     return lambda nats, z: cache.learn(np.exp(-nats.astype(np.float64)), finds[:, z], cells[..., z])
 def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
-    """Nats (n,) of a model on a stream (n + 1,), nan past a limit -> of its mixture with the cache, which learns after each window."""
-    mixed, n = nats.copy(), np.count_nonzero(~np.isnan(nats))
-    learn = cache_beside(tokens[: n + 1], orders)
-    for z in (slice(first, end) for _, end, first in score_windows(n, seq_len, stride)): mixed[z], _ = learn(nats[z], z)
+    """Nats (n,) of a model on a stream (n + 1,) -> of its mixture with the cache, which learns after each window."""
+    mixed, learn = nats.copy(), cache_beside(tokens, orders)
+    for _, end, first in score_windows(len(nats), seq_len, stride):
+        mixed[first:end], _ = learn(nats[first:end], slice(first, end))
     return mixed
 # shared: end cache
 class Learner(torch.optim.Adam):
@@ -773,18 +772,18 @@ class Learner(torch.optim.Adam):
         moved = torch._foreach_sub(self.weights, before)
         if ended: torch._foreach_copy_(self.weights, torch._foreach_add(self.lasting, moved))
         torch._foreach_add_(self.lasting, moved, alpha=self.share)
-def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0,
+def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int,
           ttt: float = 0) -> np.ndarray:
-    """Nats of every target of a stream of n + 1 tokens, each scored once, beside the cache: (n,) float32, nan behind `limit`. With `ttt`,
-    the model learns from each window once it is scored, at that rate, uncompiled as the referee does, and is put back at the end."""
+    """Nats of every target of a stream of n + 1 tokens, each scored once, beside the cache: (n,) float32. With `ttt`, the model learns
+    from each window once it is scored, at that rate, uncompiled as the referee does, and is put back at the end."""
     n = len(tokens) - 1
-    batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
-    nats, stream, end = np.zeros(n, np.float32), torch.from_numpy(tokens.astype(np.int64)).to(r.device), batches[-1][0][-1] + batches[-1][1]
+    batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)))
+    nats, stream = np.zeros(n, np.float32), torch.from_numpy(tokens.astype(np.int64)).to(r.device)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others, or a few, are not worth a compilation
     compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and not ttt and len(batches) > 256 else model.nats
     if compiled != model.nats: torch._dynamo.config.suppress_errors = True  # what fails to compile is scored without
     if ttt: weights, learner = model.weights(), Learner(model, ttt, s.TTT_DOC_LR)
-    mix = cache_beside(tokens[: end + 1], s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else None
+    mix = cache_beside(tokens, s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else None
     mine = batches if ttt else batches[r.rank :: r.world]
     with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):
         for starts, length, last in mine:
@@ -799,7 +798,6 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
             bar(values.numel())
     if ttt: model.load_weights(weights)
     elif r.world > 1: dist.all_reduce(torch.from_numpy(nats), group=r.control)  # each position is scored by one rank and 0 elsewhere
-    nats[end:] = np.nan
     return with_cache(nats, tokens, seq_len, stride, s.NGRAM_CACHE) if s.NGRAM_CACHE and not ttt else nats
 # Artifact: encode and decode ==========================================================================================
 # shared: begin artifact
@@ -1399,11 +1397,12 @@ class Run:
         for name, bpb in more.items(): log("auxiliary " + kv(name=name, val_bpb=bpb))
         return result, nats
     def export_gap(self, model: GPT, nats: np.ndarray) -> dict:
-        """Score the weights from before the export on the first GAP_TOKENS targets, and compare."""
-        s, r, tokens = self.s, self.runtime, self.data.val_tokens
+        """Score the weights from before the export on the first windows, up to GAP_TOKENS targets, and compare."""
+        s, r, windows = self.s, self.runtime, score_windows(len(nats), self.s.EVAL_SEQ_LEN, self.s.EVAL_STRIDE)
+        n = max(end for _, end, first in windows if first < s.GAP_TOKENS)
         with self.clock.span("gap", r.synchronize):
-            before = score(model, tokens, s, r, self.log, "scoring before export", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, s.GAP_TOKENS, s.TTT_LR)
-        n = int(np.isfinite(before).sum())
+            tokens = self.data.val_tokens[: n + 1]
+            before = score(model, tokens, s, r, self.log, "scoring before export", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         pre, post = (bits_per_byte(x[:n], self.data.val_bytes[:n])[1] for x in (before, nats))
         gap = {"gap_tokens": n, "pre_export_val_bpb": pre, "post_export_val_bpb": post, "export_gap_bpb": post - pre}
         self.log("export " + kv(**gap))

@@ -675,11 +675,10 @@ def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[i
     for scored in range(length, n_targets, stride):
         end = min(scored + stride, n_targets)
         yield end - length, end, scored
-def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int, limit: int) -> list[tuple[np.ndarray, int, int]]:
-    """Windows grouped by how many targets they score: (starts, length, scored at the end of each). Enough for `limit` targets."""
+def window_batches(n_targets: int, seq_len: int, stride: int, max_windows: int) -> list[tuple[np.ndarray, int, int]]:
+    """Windows in groups of at most max_windows that score as many targets each: (starts, length, scored at the end of each)."""
     groups: list[tuple[list[int], int, int]] = []
     for start, end, first in score_windows(n_targets, seq_len, stride):
-        if first >= limit: break
         if groups and groups[-1][2] == end - first and len(groups[-1][0]) < max_windows: groups[-1][0].append(start)
         else: groups.append(([start], end - start, end - first))
     return [(np.array(starts), length, last) for starts, length, last in groups]
@@ -748,10 +747,10 @@ def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice
     cache = Cache(len(finds))
     return lambda nats, z: cache.learn(np.exp(-nats.astype(np.float64)), finds[:, z], cells[..., z])
 def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
-    """Nats (n,) of a model on a stream (n + 1,), nan past a limit -> of its mixture with the cache, which learns after each window."""
-    mixed, n = nats.copy(), np.count_nonzero(~np.isnan(nats))
-    learn = cache_beside(tokens[: n + 1], orders)
-    for z in (slice(first, end) for _, end, first in score_windows(n, seq_len, stride)): mixed[z], _ = learn(nats[z], z)
+    """Nats (n,) of a model on a stream (n + 1,) -> of its mixture with the cache, which learns after each window."""
+    mixed, learn = nats.copy(), cache_beside(tokens, orders)
+    for _, end, first in score_windows(len(nats), seq_len, stride):
+        mixed[first:end], _ = learn(nats[first:end], slice(first, end))
     return mixed
 # shared: end cache
 class Learner(optimizers.Adam):
@@ -775,16 +774,16 @@ class Learner(optimizers.Adam):
             self.lasting = tree_map(lambda w, m: w + self.share * m, self.lasting, moved)
         mx.eval(self.model.state, self.state, self.lasting)
         return mixed
-def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, limit: int = 0,
+def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int,
           ttt: float = 0) -> np.ndarray:
-    """Nats of every target of a stream of n + 1 tokens, each scored once: (n,) float32; nan past `limit`. With `ttt`, the model learns
+    """Nats of every target of a stream of n + 1 tokens, each scored once, beside the cache: (n,) float32. With `ttt`, the model learns
     from each window once it is scored, at that rate, and gets its weights back at the end."""
     n = len(tokens) - 1
-    batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)), limit or n)
-    nats, end = np.full(n, np.nan, np.float32), batches[-1][0][-1] + batches[-1][1]
+    batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)))
+    nats = np.zeros(n, np.float32)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
     learner, weights = (Learner(model, ttt, s.TTT_DOC_LR), model.weights()) if ttt else (None, {})
-    mix = cache_beside(tokens[: end + 1], s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats, np.ones_like(nats))
+    mix = cache_beside(tokens, s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats, np.ones_like(nats))
     compiled = mx.compile(lambda x, y: model.nats(x, y, stride), inputs=model.state) if r.gpu and r.compile and not ttt else None
     with log.progress(label, sum(len(starts) * last for starts, _, last in batches), "tokens") as bar:
         for starts, length, last in batches:
@@ -1399,11 +1398,12 @@ class Run:
         for name, bpb in more.items(): log("auxiliary " + kv(name=name, val_bpb=bpb))
         return result, nats
     def export_gap(self, model: GPT, nats: np.ndarray) -> dict:
-        """Score the weights from before the export on the first GAP_TOKENS targets, and compare."""
-        s, r, tokens = self.s, self.runtime, self.data.val_tokens
+        """Score the weights from before the export on the first windows, up to GAP_TOKENS targets, and compare."""
+        s, r, windows = self.s, self.runtime, score_windows(len(nats), self.s.EVAL_SEQ_LEN, self.s.EVAL_STRIDE)
+        n = max(end for _, end, first in windows if first < s.GAP_TOKENS)
         with self.clock.span("gap", r.synchronize):
-            before = score(model, tokens, s, r, self.log, "scoring before export", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, s.GAP_TOKENS, s.TTT_LR)
-        n = int(np.isfinite(before).sum())
+            tokens = self.data.val_tokens[: n + 1]
+            before = score(model, tokens, s, r, self.log, "scoring before export", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         pre, post = (bits_per_byte(x[:n], self.data.val_bytes[:n])[1] for x in (before, nats))
         gap = {"gap_tokens": n, "pre_export_val_bpb": pre, "post_export_val_bpb": post, "export_gap_bpb": post - pre}
         self.log("export " + kv(**gap))

@@ -35,9 +35,9 @@ def random_model(s, runtime=CPU):
     return model
 
 
-def scores(model, s, tokens, ttt=0.0, limit=0, **changes):
+def scores(model, s, tokens, ttt=0.0, **changes):
     shape = {"EVAL_SEQ_LEN": s.EVAL_SEQ_LEN, "EVAL_STRIDE": s.EVAL_STRIDE} | changes
-    return score(model, tokens, s, CPU, Log(False), "test", shape["EVAL_SEQ_LEN"], shape["EVAL_STRIDE"], limit, ttt)
+    return score(model, tokens, s, CPU, Log(False), "test", shape["EVAL_SEQ_LEN"], shape["EVAL_STRIDE"], ttt)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_streaming_is_the_whole_stream_at_once(window, k, n):
 
 
 def test_streaming_takes_about_a_forward_pass_a_token():
-    batches = window_batches(100_000, 17 * 256, 16 * 256, 15, 100_000)
+    batches = window_batches(100_000, 17 * 256, 16 * 256, 15)
     passed = sum(len(starts) * length for starts, length, _ in batches)
     assert sum(len(starts) * last for starts, _, last in batches) == 100_000 and passed < 1.1 * 100_000
 
@@ -242,7 +242,7 @@ def by_hand(model, s, tokens, rate, doc_rate, cached):
     kept, squares, nats, own = model.weights(), dict.fromkeys(model.weights(), 0.0), np.full(len(tokens) - 1, np.nan, np.float32), 1.0
     stream, mixed = torch.from_numpy(tokens.astype(np.int64)), nats.copy()
     mix = train_gpt.cache_beside(tokens, s.NGRAM_CACHE) if cached else None
-    for i, (starts, length, last) in enumerate(window_batches(len(tokens) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, 1, 10**6), 1):
+    for i, (starts, length, last) in enumerate(window_batches(len(tokens) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, 1), 1):
         at, z = int(starts[0]), slice(starts[0] + length - last, starts[0] + length)
         logits = model.logits(stream[None, at : at + length], last)[0]
         loss = torch.nn.functional.cross_entropy(logits, stream[z.start + 1 : z.stop + 1], reduction="none")
@@ -294,10 +294,10 @@ def test_learning_looks_at_no_target_before_its_score(lanes, tokens, changed):
     assert before[changed - 1] != after[changed - 1]
 
 
-def test_a_limit_is_the_beginning_of_the_whole(lanes, tokens):
+def test_the_first_windows_are_scored_as_in_the_whole(lanes, tokens):
     model, s = lanes
-    some, whole = scores(model, s, tokens, RATE, limit=150), scores(model, s, tokens, RATE)
-    assert np.array_equal(some[:160], whole[:160]) and np.isnan(some[160:]).all()
+    some, whole = scores(model, s, tokens[:161], RATE), scores(model, s, tokens, RATE)  # 64 targets and twice 48
+    assert np.array_equal(some, whole[:160])
 
 
 @pytest.mark.parametrize("length, stride", [(64, 48), (32, 8)])
@@ -492,7 +492,7 @@ def test_the_export_gap_is_of_scores_that_learned(finished_lanes, tiny):
     result, s = json.loads((finished_lanes[0] / "result.json").read_text()), lane_settings(TOKENIZER_PATH=tiny.tokenizer)
     model, val = GPT(s, CPU), train_gpt.load_tokens(f"{tiny.folder}/*_val_*.bin", 1500, 300)
     model.load_weights(arrays(finished_lanes[0] / "weights.npz"))
-    nats = scores(model, s, val, RATE, limit=300)[: result["gap_tokens"]]
+    nats = scores(model, s, val[: result["gap_tokens"] + 1], RATE)
     table = train_gpt.ByteTable.load(tiny.tokenizer)
     bpb = train_gpt.bits_per_byte(nats, table.target_bytes(val[:-1], val[1:])[: len(nats)])[1]
     assert result["pre_export_val_bpb"] == pytest.approx(bpb, abs=1e-6) != pytest.approx(result["post_export_val_bpb"], abs=1e-6)
@@ -579,7 +579,7 @@ def test_check_foretells_scoring_by_windows(main, monkeypatch, ttt):
     """Where a window takes a second, the 368 of 1,500 targets take as many, although the first scores eight times as many as the others."""
     clock = SteppingTime()
 
-    def one_second_each(model, tokens, s, r, log, label, seq_len, stride, limit=0, ttt=0.0):
+    def one_second_each(model, tokens, s, r, log, label, seq_len, stride, ttt=0.0):
         clock.now += len(list(train_gpt.score_windows(len(tokens) - 1, seq_len, stride)))
 
     monkeypatch.setattr(train_gpt, "time", clock)

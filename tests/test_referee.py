@@ -147,7 +147,7 @@ def test_score_first_learning(score, stream):
     """Targets are told after they were scored, batch by batch, each once and in order."""
     nats, found = score(LEARNER)
     counts, want = np.ones(VOCAB), []
-    for starts, length, last in train_gpt.window_batches(TARGETS, SEQ_LEN, STRIDE, 8, TARGETS):
+    for starts, length, last in train_gpt.window_batches(TARGETS, SEQ_LEN, STRIDE, 8):
         where = (starts[:, None] + np.arange(length - last, length)).reshape(-1)
         want.append(softmax_nats(table_of()[stream[where]] + np.log(counts), stream[where + 1]))
         np.add.at(counts, stream[where + 1], 1)
@@ -889,7 +889,7 @@ def test_the_plain_scorer_compiles_when_the_trainer_does(tmp_path, monkeypatch, 
     train_gpt.score(model, tokens, s, like_cuda, train_gpt.Log(False), "", 16, 8)
     theirs = len(compiled)
     scorer = plain.PlainTorch(train_gpt, train_gpt.encode_artifact(model.weights(), s), {"cuda": True, "targets": targets})
-    assert (scorer.compiled is not None) == (theirs == 1) == (len(train_gpt.window_batches(targets, 16, 8, 2, targets)) > 256)
+    assert (scorer.compiled is not None) == (theirs == 1) == (len(train_gpt.window_batches(targets, 16, 8, 2)) > 256)
 
 
 @pytest.mark.parametrize(

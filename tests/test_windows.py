@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -37,21 +39,15 @@ def test_each_target_exactly_once_and_in_order(n, seq_len, stride):
     assert scored == list(range(n))
 
 
-@given(*SHAPES, st.integers(1, 9), st.integers(1, 500))
+@given(*SHAPES, st.integers(1, 9))
 @examples(max_examples=200)
-def test_batches_hold_the_same_windows(n, seq_len, stride, at_most, limit):
+def test_batches_hold_the_same_windows(n, seq_len, stride, at_most):
     stride = min(stride, seq_len)
     flat = []
-    for starts, length, last in window_batches(n, seq_len, stride, at_most, limit):
+    for starts, length, last in window_batches(n, seq_len, stride, at_most):
         assert 1 <= len(starts) <= at_most
         flat += [(int(start), int(start) + length, int(start) + length - last) for start in starts]
-    windows = list(score_windows(n, seq_len, stride))
-    assert flat == windows[: len(flat)]
-    if limit >= n:
-        assert flat == windows
-    else:
-        assert flat[-1][1] >= limit  # enough for the limit, and no window more than that
-        assert len(flat) == 1 or flat[-1][2] < limit
+    assert flat == list(score_windows(n, seq_len, stride))
 
 
 # ---------------------------------------------------------------------------------------------------------- model
@@ -78,8 +74,8 @@ def tokens():
     return np.random.default_rng(0).integers(2, 300, 151).astype(np.uint16)
 
 
-def scores(model, s, tokens, seq_len, stride, limit=None):
-    return score(model, tokens, s, CPU, Log(False), "test", seq_len, stride, limit)
+def scores(model, s, tokens, seq_len, stride):
+    return score(model, tokens, s, CPU, Log(False), "test", seq_len, stride)
 
 
 @torch.no_grad()
@@ -121,11 +117,16 @@ def test_size_of_a_pass_changes_nothing(model, tiny_settings, tokens):
         np.testing.assert_allclose(scores(model, settings(*items), tokens, 64, 16), want, atol=1e-4)
 
 
-@pytest.mark.parametrize("limit,count", [(1, 64), (64, 64), (65, 80), (149, 150), (150, 150), (10**6, 150)])
-def test_limit_leaves_nan_behind_whole_windows(model, tiny_settings, tokens, limit, count):
-    got = scores(model, tiny_settings, tokens, 64, 16, limit)
-    assert np.isfinite(got[:count]).all() and np.isnan(got[count:]).all()
-    np.testing.assert_allclose(got[:count], scores(model, tiny_settings, tokens, 64, 16)[:count], atol=1e-4)
+@pytest.mark.parametrize("limit,count", [(1, 64), (64, 64), (65, 80), (80, 80), (149, 150), (150, 150), (10**6, 150)])
+def test_the_export_gap_is_of_whole_windows(model, tokens, limit, count):
+    """Those that the whole stream is scored by, as many as GAP_TOKENS targets take, so that no model is behind by its context."""
+    s = settings(*(f"{k}={v}" for k, v in (TINY | {"EVAL_SEQ_LEN": 64, "EVAL_STRIDE": 16, "GAP_TOKENS": limit}).items()))
+    nats, each = scores(model, s, tokens, 64, 16), np.ones(150, np.int64)
+    data = SimpleNamespace(val_tokens=tokens, val_bytes=each)
+    run = SimpleNamespace(s=s, runtime=CPU, clock=train_gpt.Clock(), data=data, log=Log(False))
+    gap = train_gpt.Run.export_gap(run, model, nats)
+    assert gap["gap_tokens"] == count and gap["export_gap_bpb"] == pytest.approx(0, abs=1e-5)
+    assert gap["post_export_val_bpb"] == train_gpt.bits_per_byte(nats[:count], each[:count])[1]
 
 
 @pytest.mark.parametrize("changed", [150, 149, 120, 64, 63, 1])

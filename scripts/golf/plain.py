@@ -159,7 +159,8 @@ class PlainTorch(Plain):
         may differ by more than is allowed on one card. Trainers until 2026-11-26 did for more than 8 batches, those since for over 256."""
         rows = max(1, self.s.EVAL_BATCH_TOKENS // min(self.seq_len, targets))
         few = 256 if 256 in self.module.score.__code__.co_consts else 8  # the number stands in its code alone
-        return len(self.module.window_batches(targets, self.seq_len, self.stride, rows, targets)) > few
+        ask = (targets, self.seq_len, self.stride, rows, targets)  # at last for how many targets, by trainers until 2026-11-28
+        return len(self.module.window_batches(*ask[: self.module.window_batches.__code__.co_argcount])) > few
 
     def array(self, values: object) -> object:
         return self.torch.from_numpy(values).to(self.runtime.device)

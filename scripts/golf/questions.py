@@ -139,7 +139,7 @@ class Referee:
             names = names_in_vain()  # once it is loaded, and before it hears the first token
             if self.tokens.max() >= about["vocab_size"]:
                 raise Refusal("S3", f"vocab_size {about['vocab_size']}, but the stream holds token {self.tokens.max()}")
-            batches = self.window_batches(n, about["seq_len"], about["stride"], about["windows"], n)
+            batches = self.window_batches(n, about["seq_len"], about["stride"], about["windows"])
             probed = set(self.random.sample(range(len(batches)), min(self.n_probes, len(batches))))
             ready = time.monotonic()
             with ThreadPoolExecutor(1) as pool:
