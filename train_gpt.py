@@ -148,12 +148,6 @@ class Settings:
             try: self.set(pair[1], pair[2] or pair[3] or pair[4] or "", f"{path}:{number}")
             except UserError:
                 if not any_twin or pair[1] in {x.name for x in COMMON_SETTINGS}: raise
-    def read_environment(self, environ: dict[str, str]) -> None:
-        """Take settings from the environment; warn about names that look like a misspelt one."""
-        for name, value in environ.items():
-            if name in self.table: self.set(name, value, "environment")
-            elif close := difflib.get_close_matches(name, self.table, 1, 0.87):
-                self.warnings.append(f"the environment has {name}, which is no setting; did you mean {close[0]}?")
     def as_env(self) -> str:
         odd = {k: f'"{v}"' for k, v in self.values.items() if re.search(r"""^[\s"']|[\s"']$|\s#""", str(v))}
         return "".join(f"{k}={v}\n" for k, v in (self.values | odd).items())
@@ -193,7 +187,7 @@ def check_resumable(folder: Path, source: bytes) -> None:
         raise UserError(f"--resume {folder}: no run began there, as settings.env or train_gpt.py is missing; `ls runs` shows the runs")
     if copy.read_bytes() != source:
         raise UserError(f"the source has changed since {folder} began; go on with its own: python3 {copy} --resume {folder}")
-def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Settings:
+def load_settings(argv: list[str] | None, environ: dict[str, str] | None = None) -> Settings:
     """Resolve the settings of a command line: defaults < run folder < --config < environment < KEY=VALUE. Raises UserError."""
     args, s = command_line().parse_intermixed_args(argv), Settings(SETTINGS)
     if "" in (args.config, args.eval_only, args.resume): raise UserError("--config, --eval-only and --resume take a name, not an empty one")
@@ -205,14 +199,17 @@ def load_settings(argv: list[str], environ: dict[str, str] | None = None) -> Set
         s.values["DEVICE"] = s.DEVICE if args.resume else "auto"  # an artifact is scored wherever it is
     begun = dict(s.values)
     if args.config: s.read_file(args.config)
-    s.read_environment(dict(os.environ) if environ is None else environ)
+    for name, value in (os.environ if environ is None else environ).items():
+        if name in s.table: s.set(name, value, "environment")
+        elif close := difflib.get_close_matches(name, s.table, 1, 0.87):
+            s.warnings.append(f"the environment has {name}, which is no setting; did you mean {close[0]}?")
     for item in args.settings:
         name, equals, value = item.partition("=")
         if not equals: raise UserError(f"`{item}` is neither an option nor KEY=VALUE; `--help` lists both")
         s.set(name, value, "command line")
     if args.resume and (changed := [n for n in begun if s.values[n] != begun[n] and n not in MAY_CHANGE]):
         raise UserError(f"--resume {folder}: it began with {changed[0]}={begun[changed[0]]}; only {' '.join(MAY_CHANGE)} may change")
-    if args.resume: s.warnings += [f"{n} was {begun[n]}, is {s.values[n]} now" for n in MAY_CHANGE if s.values.get(n) != begun.get(n)]
+    if args.resume: s.warnings += [f"{n} was {begun[n]}, is {s.values[n]} now" for n in MAY_CHANGE if s.values[n] != begun[n]]
     check_settings(s)
     return s
 # shared: end settings
@@ -1484,7 +1481,6 @@ class Run:
         return 0
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
     try:
         args = command_line().parse_intermixed_args(argv)
         run = Run(args, load_settings(argv), Log())
