@@ -293,14 +293,13 @@ def open_shard(path: str | Path) -> np.ndarray:
     """Memory-map a shard: (tokens,) uint16. Raises DataError unless magic, version and exact size fit."""
     try: size, header = os.path.getsize(path), np.fromfile(path, "<i4", SHARD_HEADER_BYTES // 4)
     except OSError as e: raise DataError(f"cannot read the shard {path}: {e.strerror}") from None
-    wrong = ""
     if len(header) * 4 < SHARD_HEADER_BYTES: wrong = f"{size} bytes are less than a shard's header of {SHARD_HEADER_BYTES}"
     elif header[0] != SHARD_MAGIC or header[1] != SHARD_VERSION:
         wrong = f"magic {header[0]} version {header[1]}, not {SHARD_MAGIC} version {SHARD_VERSION}: not a token shard"
     elif header[2] <= 0 or size != SHARD_HEADER_BYTES + 2 * int(header[2]):
         wrong = f"{size} bytes, but its header announces {header[2]} tokens, so {SHARD_HEADER_BYTES + 2 * int(header[2])} bytes"
-    if wrong: raise DataError(f"{path}: {wrong}; fetch or build it again (data/README.md)")
-    return np.memmap(path, "<u2", "r", offset=SHARD_HEADER_BYTES)
+    else: return np.memmap(path, "<u2", "r", offset=SHARD_HEADER_BYTES)
+    raise DataError(f"{path}: {wrong}; fetch or build it again (data/README.md)")
 def find_shards(pattern: str) -> list[Path]:
     """The shards that a glob names, in name order. Raises DataError if there are none."""
     paths = sorted(Path(p) for p in glob.glob(pattern))
