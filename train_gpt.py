@@ -14,7 +14,7 @@ Text between `# shared: begin` and `# shared: end` is the same in the MLX twin.
 # shared: begin imports
 from __future__ import annotations
 
-import argparse, contextlib, dataclasses, difflib, errno, glob, hashlib, itertools, json, lzma, math, os, platform, re, shutil, signal
+import argparse, contextlib, dataclasses, difflib, errno, glob, hashlib, io, itertools, json, lzma, math, os, platform, re, shutil, signal
 import collections, shlex, struct, sys, time, zipfile, zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -1044,7 +1044,7 @@ class Clock:
 
 class Log:
     """Prints lines and keeps them in train.log; rank 0 only. On a terminal, progress is a live line, elsewhere plain lines."""
-    def __init__(self, enabled: bool = True): self.enabled, self.file, self.kept = enabled, None, []
+    def __init__(self, enabled: bool = True): self.enabled, self.file = enabled, io.StringIO()  # in memory until there is a run folder
     def __call__(self, line: str) -> None:
         if self.enabled:
             with contextlib.suppress(OSError, AttributeError, UnicodeError):  # nobody listens, or not in UTF-8; the file still does
@@ -1054,16 +1054,15 @@ class Log:
     def keep(self, line: str) -> None:
         """To the file alone. A log that cannot be written any more is given up with one line; the run goes on."""
         try:
-            if self.file: print(line, file=self.file, flush=True)
-            elif self.enabled: self.kept.append(line)
+            if self.enabled: print(line, file=self.file, flush=True)
         except OSError as e:
-            self.file = None
+            self.file = io.StringIO()
             print(f"warning: the log file cannot be written any more ({e.strerror}); lines go on here", file=sys.stderr)
     def open(self, path: Path) -> None:
         """Write what was said so far, and all that follows, to a file as well."""
         if self.enabled:
-            self.file = open(path, "a", encoding="utf-8")
-            self.file.writelines(line + "\n" for line in self.kept)
+            said, self.file = self.file.getvalue(), open(path, "a", encoding="utf-8")
+            self.file.write(said)
     @contextlib.contextmanager
     def progress(self, label: str, total: float, unit: str, done: float = 0.0) -> Iterator[Callable]:
         """Yields bar(done_more, note=""): a tqdm line on a terminal, and elsewhere a line with the time left every 20 s."""
