@@ -567,8 +567,7 @@ class GPT(nn.Module):
     def nats(self, tokens: mx.array, targets: mx.array, last: int) -> mx.array:
         """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32."""
         return nn.losses.cross_entropy(self.logits(tokens, last), targets[:, -last:]).flatten()
-    def weights(self) -> dict[str, np.ndarray]:
-        return {name: np.array(p) for name, p in tree_flatten(self.parameters())}
+    def weights(self) -> dict[str, np.ndarray]: return {name: np.array(p) for name, p in tree_flatten(self.parameters())}
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Copy weights in by name. Raises UserError unless names and shapes are exactly the model's."""
         mine = dict(tree_flatten(self.parameters()))
@@ -629,10 +628,7 @@ class Optimizer:
         """One update of model and state from the gradients by name; `rates` comes from the method."""
         s, state, params = self.s, self.state, dict(tree_flatten(self.model.parameters()))
         mu, lr_scale, left1, left2 = rates
-        if s.GRAD_CLIP_NORM:
-            total = mx.sqrt(sum(mx.square(g).sum() for g in grads.values()))
-            shrink = mx.minimum(s.GRAD_CLIP_NORM / (total + 1e-6), 1.0)
-            grads = {n: g * shrink for n, g in grads.items()}
+        if s.GRAD_CLIP_NORM: grads, _ = optimizers.clip_grad_norm(grads, s.GRAD_CLIP_NORM)
         lr = s.MATRIX_LR * lr_scale
         for (rows, columns), names in self.stacks.items():
             g, key = mx.stack([grads[n] for n in names]), f"momentum/{rows}x{columns}"
@@ -1162,9 +1158,7 @@ class Stepper:
         self.s, self.runtime, self.model = s, runtime, model
         self.optimizer = Optimizer(model, s, runtime)
         self.rows = max(1, (s.MICROBATCH_TOKENS or SAFE_MICROBATCH_TOKENS) // s.TRAIN_SEQ_LEN)  # sequences in a microbatch
-        self.bind()
-    def bind(self) -> None:
-        """Compile the two halves of a step, or not; what they read and change stays in model and optimizer."""
+        # The two halves of a step, compiled or not; what they read and change stays in model and optimizer
         value_and_grad = nn.value_and_grad(self.model, lambda x, y: self.model.nats(x, y, x.shape[1]).mean())
         def add_part(sums: list[mx.array], part: mx.array, share: mx.array) -> list[mx.array]:
             loss, grads = value_and_grad(part[:, :-1], part[:, 1:])
@@ -1177,9 +1171,7 @@ class Stepper:
         if self.runtime.compile:  # `model` is an output of add_part too: taking gradients puts copies of the weights there
             self.add_part = mx.compile(add_part, inputs=(live := [model, mx.random.state]), outputs=live)  # random: new units to drop
             self.update = mx.compile(update, inputs=[model, state], outputs=[model, state])
-    def prepare(self, batch: np.ndarray) -> np.ndarray:
-        """Called in the prefetch thread; MLX takes the tokens over in the thread that computes."""
-        return batch
+    def prepare(self, batch: np.ndarray) -> np.ndarray: return batch  # in the prefetch thread; MLX takes it over in the one that computes
     def launch(self, step: int, batch: np.ndarray, scale: float) -> mx.array:
         """Train on a batch, (sequences, TRAIN_SEQ_LEN + 1) int32. Each part is computed before the next one is planned."""
         self.model.train()
@@ -1191,9 +1183,7 @@ class Stepper:
         self.update(sums, self.optimizer.rates(step, scale))
         mx.eval(self.model.eval().state, self.optimizer.state)
         return sums[0]
-    def finish(self, launched: mx.array) -> float:
-        """The mean loss of a launched step."""
-        return launched.item()
+    def finish(self, launched: mx.array) -> float: return launched.item()  # the mean loss
     def state(self) -> dict[str, np.ndarray]:
         tensors = {f"weights/{n}": p for n, p in tree_flatten(self.model.parameters())} | self.optimizer.state
         return {name: np.array(tensor) for name, tensor in tensors.items()}
@@ -1210,7 +1200,7 @@ class Stepper:
             log(f"note: mx.compile failed, running without it: {type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}")
             self.runtime.compile = False
             self.model.__init__(self.s, self.runtime)  # tracing that stops halfway leaves its own arrays there, not in parameters alone
-            self.bind()
+            self.__init__(self.s, self.runtime, self.model)
         self.load_state(saved)
         mx.random.seed(self.s.SEED)
 
