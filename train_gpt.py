@@ -151,9 +151,6 @@ class Settings:
     def as_env(self) -> str:
         odd = {k: f'"{v}"' for k, v in self.values.items() if re.search(r"""^[\s"']|[\s"']$|\s#""", str(v))}
         return "".join(f"{k}={v}\n" for k, v in (self.values | odd).items())
-    def help_table(self) -> str:
-        rows = [f"  {x.name:<27}{str(x.default) or '(empty)':<12} {x.help}" for x in self.table.values()]
-        return "settings: KEY=VALUE in a --config file, in the environment or here (the later wins)\n" + "\n".join(rows)
 
 def nearby(value: int, unit: int) -> str: return "try " + " or ".join(str(n * unit) for n in (value // unit, value // unit + 1) if n)
 def check_settings(s: Settings) -> None:
@@ -169,8 +166,10 @@ def check_settings(s: Settings) -> None:
     if stride > length: raise UserError(f"EVAL_STRIDE={stride} leaves targets out; allowed: up to EVAL_SEQ_LEN={length}")
     if not limit: raise UserError("MAX_WALLCLOCK_SECONDS=0 and ITERATIONS=0: training would never end; set one of them")
 def command_line() -> argparse.ArgumentParser:
-    table, raw = Settings(SETTINGS).help_table(), argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, epilog=table, formatter_class=raw, allow_abbrev=False)
+    table = ["settings: KEY=VALUE in a --config file, in the environment or here (the later wins)"]
+    table += [f"  {x.name:<27}{str(x.default) or '(empty)':<12} {x.help}" for x in SETTINGS]
+    parser = argparse.ArgumentParser(description=__doc__, epilog="\n".join(table), allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # keeps these lines apart
     parser.add_argument("--config", metavar="FILE.env", help="settings file")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="no training: print sizes, memory, steps, times and what will go wrong")

@@ -220,4 +220,4 @@ def test_configs_are_accepted(path):
 @pytest.mark.parametrize("name", ["train_gpt", "train_gpt_mlx"])
 def test_help_is_ascii_for_terminals_of_any_encoding(name):
     trainer = pytest.importorskip(name)
-    assert (trainer.__doc__ + trainer.Settings(trainer.SETTINGS).help_table()).isascii()
+    assert trainer.command_line().format_help().isascii()
