@@ -176,21 +176,21 @@ def command_line() -> argparse.ArgumentParser:
     what.add_argument("--resume", metavar="RUN_FOLDER", help="go on with an interrupted run")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings, listed below")
     return parser
-def check_resumable(folder: Path, source: bytes) -> None:
+def check_resumable(folder: Path) -> None:
     """Raises UserError if no run began in a folder, if it is finished, or was begun with another source."""
     if (folder / "result.json").exists():
         raise UserError(f"{folder} is finished: its score is in result.json; score it again with --eval-only {folder / 'artifact.bin'}")
     copy = folder / "train_gpt.py"
     if not (copy.exists() and (folder / "settings.env").exists()):
         raise UserError(f"--resume {folder}: no run began there, as settings.env or train_gpt.py is missing; `ls runs` shows the runs")
-    if copy.read_bytes() != source:
+    if copy.read_bytes() != SOURCE:
         raise UserError(f"the source has changed since {folder} began; go on with its own: python3 {copy} --resume {folder}")
 def load_settings(argv: list[str] | None, environ: dict[str, str] | None = None) -> Settings:
     """Resolve the settings of a command line: defaults < run folder < --config < environment < KEY=VALUE. Raises UserError."""
     args, s = command_line().parse_intermixed_args(argv), Settings(SETTINGS)
     if "" in (args.config, args.eval_only, args.resume): raise UserError("--config, --eval-only and --resume take a name, not an empty one")
     folder = Path(args.resume) if args.resume else Path(args.eval_only).parent if args.eval_only else None
-    if args.resume: check_resumable(folder, SOURCE)
+    if args.resume: check_resumable(folder)
     if args.eval_only and not Path(args.eval_only).is_file(): raise UserError(f"--eval-only {args.eval_only}: there is no such file")
     if folder and (args.resume or not args.config) and (folder / "settings.env").is_file():
         s.read_file(folder / "settings.env", any_twin=bool(args.eval_only))
@@ -1080,7 +1080,7 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         return arrays, json.loads(str(arrays.pop("meta")))
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as e:
         raise UserError(f"cannot read {path}: {e}; without it the run cannot go on from there") from None
-def create_run_folder(s: Settings, source: bytes) -> Path:
+def create_run_folder(s: Settings) -> Path:
     """Make RUNS_DIR/RUN_ID with settings.env and the source. Raises UserError if it exists or cannot be written."""
     s.values["RUN_ID"] = s.RUN_ID or time.strftime("%Y-%m-%d_%H%M%S")
     folder = Path(s.RUNS_DIR) / s.RUN_ID
@@ -1089,7 +1089,7 @@ def create_run_folder(s: Settings, source: bytes) -> Path:
         raise UserError(f"{folder} exists and is kept as it is; choose another RUN_ID, or go on with it: --resume {folder}") from None
     except OSError as e:
         raise UserError(f"cannot make the run folder {folder}: {e.strerror}; set RUNS_DIR to a folder you may write to") from None
-    atomic_write(folder / "train_gpt.py", lambda f: f.write(source))
+    atomic_write(folder / "train_gpt.py", lambda f: f.write(SOURCE))
     atomic_write(folder / "settings.env", lambda f: f.write(s.as_env().encode()))
     return folder
 def peak_process_bytes() -> int:
@@ -1221,7 +1221,7 @@ class Run:
     def open_folder(self) -> None:
         """Make the run folder, or keep the changed settings of the one to go on with; begin the log with all that the run depends on."""
         s, r = self.s, self.runtime
-        if self.folder is None: self.folder = Path(r.from_first(str(create_run_folder(s, SOURCE)) if r.rank == 0 else ""))
+        if self.folder is None: self.folder = Path(r.from_first(str(create_run_folder(s)) if r.rank == 0 else ""))
         elif r.rank == 0: atomic_write(self.folder / "settings.env", lambda f: f.write(s.as_env().encode()))
         self.log.open(self.folder / "train.log")
         for name, value in s.values.items(): self.log.keep(f"setting {name}={value} from:{s.sources[name]}")

@@ -441,7 +441,7 @@ def stopped(main, tmp_path, during):
 
 def test_a_changed_source_is_refused(main, stopped):
     copy = stopped / "train_gpt.py"
-    check_resumable(stopped, train_gpt.SOURCE)  # its own source goes on
+    check_resumable(stopped)  # its own source goes on
     copy.write_text(copy.read_text() + "\n# an edit\n")
     done = main("--resume", stopped, bare=True)
     assert done.code == 2 and "the source has changed" in done.err and f"python3 {copy} --resume {stopped}" in done.err

@@ -142,13 +142,13 @@ def test_advice_is_accepted():
 def test_settings_of_a_run_folder_read_back_the_same(tmp_path):
     words = {"RUNS_DIR": str(tmp_path / "with space"), "ADAM_EPS": "3e-9", "SEED": "5", "AUX_VAL": "a=x_*.bin,b=y.bin", "DATA_PATH": "d#1"}
     first = settings(*(f"{k}={v}" for k, v in words.items()))
-    folder = train_gpt.create_run_folder(first, train_gpt.SOURCE)
+    folder = train_gpt.create_run_folder(first)
     assert settings("--resume", str(folder)).values == first.values
 
 
 def test_a_resumed_run_keeps_its_settings_under_a_config(tmp_path):
     first = settings(f"RUNS_DIR={tmp_path}", "SEED=5", "MATRIX_LR=0.001", "TRAIN_LOG_EVERY=7")
-    folder = train_gpt.create_run_folder(first, train_gpt.SOURCE)
+    folder = train_gpt.create_run_folder(first)
     config = tmp_path / "more.env"
     config.write_text("TRAIN_LOG_EVERY=9\n")
     again = settings("--resume", str(folder), "--config", str(config))
@@ -164,7 +164,7 @@ def test_a_resumed_run_keeps_its_settings_under_a_config(tmp_path):
 )
 def test_odd_paths_survive_the_run_folder(tmp_path, path):
     first = settings(f"RUNS_DIR={tmp_path}", f"DATA_PATH={path}")
-    folder = train_gpt.create_run_folder(first, train_gpt.SOURCE)
+    folder = train_gpt.create_run_folder(first)
     assert settings("--resume", str(folder)).DATA_PATH == path
 
 
