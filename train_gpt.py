@@ -1208,7 +1208,8 @@ class Stepper:
                 self.runtime.compile, self.runtime.graphs = self.runtime.graphs, False
                 what = "torch.compile failed, running without " + ("CUDA graphs" if self.runtime.compile else "it")
                 log(f"note: {what}: {type(e).__name__}: {str(e).strip().partition(chr(10))[0][:200]}")
-                for clear in (self.model.zero_grad, torch._dynamo.reset): clear()  # what is compiled keeps a graph's memory
+                self.model.zero_grad()
+                torch._dynamo.reset()  # what is compiled keeps a graph's memory
                 self.__init__(self.s, self.runtime, self.model)  # what is compiled, anew, as the runtime now has it
         self.load_state(saved)
 
