@@ -767,6 +767,7 @@ class Learner(torch.optim.Adam):
         moved = torch._foreach_sub(self.weights, before)
         if ended: torch._foreach_copy_(self.weights, torch._foreach_add(self.lasting, moved))
         torch._foreach_add_(self.lasting, moved, alpha=self.share)
+COMPILE_ABOVE = 256  # score() compiles for more batches than this: fewer are done sooner without. The referee goes by it too
 def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int,
           ttt: float = 0) -> np.ndarray:
     """Nats of every target of a stream of n + 1 tokens, each scored once, beside the cache: (n,) float32. With `ttt`, the model learns
@@ -774,17 +775,20 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     n = len(tokens) - 1
     batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)))
     nats, stream = np.zeros(n, np.float32), torch.from_numpy(tokens.astype(np.int64)).to(r.device)
-    usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others, or a few, are not worth a compilation
-    compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and not ttt and len(batches) > 256 else model.nats
-    if compiled != model.nats: torch._dynamo.config.suppress_errors = True  # what fails to compile is scored without
+    usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
+    usual_nats = model.nats
+    if r.compile and r.cuda and not ttt and len(batches) > COMPILE_ABOVE:
+        usual_nats = torch.compile(model.nats, dynamic=False)
+        torch._dynamo.config.suppress_errors = True  # what fails to compile is scored without
     if ttt: weights, learner = model.weights(), Learner(model, ttt, s.TTT_DOC_LR)
     mix = cache_beside(tokens, s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else None
     mine = batches if ttt else batches[r.rank :: r.world]
     with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):
         for starts, length, last in mine:
-            rows = torch.from_numpy(starts[:, None] + np.arange(length)).to(r.device)
-            values = (compiled if (len(starts), last) == usual else model.nats)(stream[rows], stream[rows + 1], last)
-            where = starts[:, None] + np.arange(length - last, length)
+            positions = starts[:, None] + np.arange(length)
+            rows, where = torch.from_numpy(positions).to(r.device), positions[:, -last:]
+            nats_of = usual_nats if (len(starts), last) == usual else model.nats
+            values = nats_of(stream[rows], stream[rows + 1], last)
             nats[where] = values.detach().view(-1, last).cpu().numpy()
             if ttt:
                 own = np.ones(last)

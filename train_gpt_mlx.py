@@ -773,18 +773,20 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)))
     nats = np.zeros(n, np.float32)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
-    learner, weights = (Learner(model, ttt, s.TTT_DOC_LR), model.weights()) if ttt else (None, {})
+    if ttt: weights, learner = model.weights(), Learner(model, ttt, s.TTT_DOC_LR)
     mix = cache_beside(tokens, s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats, np.ones_like(nats))
     compiled = mx.compile(lambda x, y: model.nats(x, y, stride), inputs=model.state) if r.gpu and r.compile and not ttt else None
     with log.progress(label, sum(len(starts) * last for starts, _, last in batches), "tokens") as bar:
         for starts, length, last in batches:
-            x, y = (mx.array(tokens[starts[:, None] + np.arange(i, i + length)].astype(np.int32)) for i in (0, 1))
-            where = starts[:, None] + np.arange(length - last, length)
-            if learner: values = learner.learn(x, y, lambda nats, z=where[0]: mix(nats, z), tokens[where[0]] == BOS)
-            else: values = np.array(compiled(x, y) if compiled and (len(starts), last) == usual else model.nats(x, y, last))
+            positions = starts[:, None] + np.arange(length)
+            x, y = (mx.array(tokens[at].astype(np.int32)) for at in (positions, positions + 1))
+            where = positions[:, -last:]
+            if ttt: values = learner.learn(x, y, lambda nats, z=where[0]: mix(nats, z), tokens[where[0]] == BOS)
+            elif compiled and (len(starts), last) == usual: values = np.array(compiled(x, y))
+            else: values = np.array(model.nats(x, y, last))
             nats[where] = values.reshape(-1, last)
             bar(values.size)
-    if learner: model.load_weights(weights)
+    if ttt: model.load_weights(weights)
     return with_cache(nats, tokens, seq_len, stride, s.NGRAM_CACHE) if s.NGRAM_CACHE and not ttt else nats
 # Artifact: encode and decode ==========================================================================================
 # shared: begin artifact

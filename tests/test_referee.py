@@ -892,6 +892,15 @@ def test_the_plain_scorer_compiles_when_the_trainer_does(tmp_path, monkeypatch, 
     assert (scorer.compiled is not None) == (theirs == 1) == (len(train_gpt.window_batches(targets, 16, 8, 2)) > 256)
 
 
+@pytest.mark.parametrize("more, most", [({"COMPILE_ABOVE": 300}, 300), ({"score": lambda: 256}, 256), ({}, 8)])
+def test_the_plain_scorer_knows_from_when_older_trainers_compile(more, most):
+    """The newest say it by a name; those between have the number in score()'s code; the first had 8, and batches up to a limit."""
+    batches = train_gpt.window_batches if "COMPILE_ABOVE" in more else lambda n, seq_len, stride, rows, limit: [0] * min(n, limit)
+    module = types.SimpleNamespace(**{"score": lambda: 8, "window_batches": batches} | more)
+    scorer = types.SimpleNamespace(s=types.SimpleNamespace(EVAL_BATCH_TOKENS=1), seq_len=1, stride=1, module=module)
+    assert [plain.PlainTorch.many_batches(scorer, targets) for targets in (most, most + 1)] == [False, True]
+
+
 @pytest.mark.parametrize(
     "body,refused",
     [

@@ -158,7 +158,8 @@ class PlainTorch(Plain):
         """Whether the trainer's score() compiles for a stream of so many targets, on a GPU: what is compiled rounds otherwise, and the mean
         may differ by more than is allowed on one card. Trainers until 2026-11-26 did for more than 8 batches, those since for over 256."""
         rows = max(1, self.s.EVAL_BATCH_TOKENS // min(self.seq_len, targets))
-        few = 256 if 256 in self.module.score.__code__.co_consts else 8  # the number stands in its code alone
+        in_code = 256 if 256 in self.module.score.__code__.co_consts else 8  # until 2026-11-28 the number stood in its code alone
+        few = getattr(self.module, "COMPILE_ABOVE", in_code)
         ask = (targets, self.seq_len, self.stride, rows, targets)  # at last for how many targets, by trainers until 2026-11-28
         return len(self.module.window_batches(*ask[: self.module.window_batches.__code__.co_argcount])) > few
 
