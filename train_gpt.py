@@ -23,7 +23,9 @@ from pathlib import Path
 try:
     import numpy as np, sentencepiece, zstandard
     from tqdm import tqdm
-except ImportError as e: sys.exit(print(f"error: {e} ({sys.executable}); type: source .venv/bin/activate", file=sys.stderr) or 2)
+except ImportError as e:
+    print(f"error: {e} ({sys.executable}); type: source .venv/bin/activate", file=sys.stderr)
+    sys.exit(2)
 # shared: end imports
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # CPU threads wait awake for under a ms: longer, and other programs make steps 10x as long
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # a GPU's products in the same order each time: Learner asks for it

@@ -23,7 +23,9 @@ from pathlib import Path
 try:
     import numpy as np, sentencepiece, zstandard
     from tqdm import tqdm
-except ImportError as e: sys.exit(print(f"error: {e} ({sys.executable}); type: source .venv/bin/activate", file=sys.stderr) or 2)
+except ImportError as e:
+    print(f"error: {e} ({sys.executable}); type: source .venv/bin/activate", file=sys.stderr)
+    sys.exit(2)
 # shared: end imports
 os.environ.setdefault("MLX_ENABLE_TF32", "0")  # else the GPU of an M5 multiplies float32, as of Newton-Schulz, as roughly as TF32
 import mlx.core as mx
