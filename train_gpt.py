@@ -1020,8 +1020,8 @@ def atomic_write(path: Path, write: Callable) -> None:
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e:
-        for undo in (part.unlink, path.parent.rmdir):  # the folder only where it is empty, so just made for the run
-            with contextlib.suppress(OSError): undo()
+        with contextlib.suppress(OSError): part.unlink()
+        with contextlib.suppress(OSError): path.parent.rmdir()  # only where it is empty, so just made for the run
         why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else e.strerror or str(e)
         raise UserError(f"could not write {path}: {why}. Nothing half-written was left; free space or name another RUNS_DIR") from None
 
@@ -1452,9 +1452,9 @@ class Run:
         return 0
     def check(self) -> int:
         """Say what a run would do, from a few timed steps and windows; warn about what will go wrong. Returns the exit status."""
-        s, r, log, model, steps = self.s, self.runtime, self.log, self.build(), 0
-        reserve_s, forecast, goal = *self.forecast(model), s.TARGET_BYTES
-        stepper, order = Stepper(s, r, model), TrainSequences(s, r.rank, r.world)
+        s, r, log, model, goal = self.s, self.runtime, self.log, self.build(), self.s.TARGET_BYTES
+        reserve_s, forecast = self.forecast(model)
+        stepper, order, steps = Stepper(s, r, model), TrainSequences(s, r.rank, r.world), 0
         stepper.warm_up(order.batch(0), log)
         stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0)), 1.0))
         with self.clock.span("steps", r.synchronize):
