@@ -1027,22 +1027,20 @@ def atomic_write(path: Path, write: Callable) -> None:
 
 class Clock:
     """Seconds by span. Only the spans `train` and `export` belong to the training clock."""
-    def __init__(self): self.seconds, self.current, self.mark = {}, "", 0.0
+    def __init__(self, synchronize: Callable[[], None]): self.seconds, self.current, self.mark, self.synchronize = {}, "", 0.0, synchronize
     @contextlib.contextmanager
-    def span(self, name: str, synchronize: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def span(self, name: str) -> Iterator[None]:
         """Book a stretch under `name`; inside another span, that one stands still meanwhile."""
-        synchronize()
-        self.book()
-        outer, self.current = self.current, name
+        outer = self.current
+        self.book(name)
         try: yield
-        finally:
-            synchronize()
-            self.book()
-            self.current = outer
-    def book(self) -> None:
+        finally: self.book(outer)
+    def book(self, name: str) -> None:
+        """Book the time since the last call under the span that was current, once the device is done, and go on with another."""
+        self.synchronize()
         now = time.perf_counter()
         if self.current: self.seconds[self.current] = self.seconds.get(self.current, 0.0) + now - self.mark
-        self.mark = now
+        self.current, self.mark = name, now
     def read(self, name: str) -> float:
         return self.seconds.get(name, 0.0) + (time.perf_counter() - self.mark if name == self.current else 0.0)
     def training(self) -> float: return self.read("train") + self.read("export")
@@ -1224,9 +1222,9 @@ class Diverged(Exception): """The training loss is no longer a number, or far ab
 class Run:
     """One command: what it computes with, what it reads, where it writes, and its phases in order."""
     def __init__(self, args: argparse.Namespace, s: Settings, log: Log):
-        self.s, self.log, self.clock, self.folder = s, log, Clock(), Path(args.resume) if args.resume else None
-        self.runtime = resolve_device(s)
+        self.s, self.log, self.runtime, self.folder = s, log, resolve_device(s), Path(args.resume) if args.resume else None
         self.runtime.start(s.SEED)
+        self.clock = Clock(self.runtime.synchronize)
         log.enabled = self.runtime.rank == 0
         for line in s.warnings + self.runtime.notes: log(f"note: {line}")
         with self.clock.span("setup"): self.data = load_data(s, log, with_train=not args.eval_only)
@@ -1277,7 +1275,7 @@ class Run:
         s, r, log, clock, data = self.s, self.runtime, self.log, self.clock, self.data
         stepper, order, checkpoint = Stepper(s, r, model), TrainSequences(s, r.rank, r.world), self.folder / "checkpoint.npz"
         step, (reserve_s, _) = 0, self.forecast(model)
-        with clock.span("warmup", r.synchronize): stepper.warm_up(order.batch(0), log)
+        with clock.span("warmup"): stepper.warm_up(order.batch(0), log)
         if checkpoint.exists():
             state, meta = self.take_up(checkpoint)
             stepper.load_state(state)
@@ -1296,12 +1294,12 @@ class Run:
                     raise Diverged(f"step {at}: train_loss {losses[-1]}; halve one of {rates} or raise WARMUP_STEPS={s.WARMUP_STEPS}")
         def save() -> None:
             settle(0)
-            clock.book()
+            clock.book("train")
             if r.rank == 0: save_arrays(checkpoint, stepper.state(), {"step": step, "data": data.hashes, "seconds": clock.seconds})
         ahead = contextlib.closing(prefetch(lambda step: stepper.prepare(order.batch(step)), step))
         total, unit, done = (s.MAX_WALLCLOCK_SECONDS, "s", first_s) if s.MAX_WALLCLOCK_SECONDS else (s.ITERATIONS, "steps", step)
         interrupt.raises = False  # between two steps, from here on, when all can be saved
-        with ahead as batches, clock.span("train", r.synchronize), log.progress("train", total, unit, done) as bar:
+        with ahead as batches, clock.span("train"), log.progress("train", total, unit, done) as bar:
             while True:
                 seconds, flying = clock.training(), len(pending)
                 soon = seconds + (flying + 1) * (seconds - first_s) / max(1, step - first_step - flying)  # when the step to come is done
@@ -1329,7 +1327,7 @@ class Run:
                     log(kv(step=step, train_loss=loss, lr_scale=scale, train_s=now, tokens_per_s=round(rate), left_s=round(left)))
                     said_step, said_s, losses = step, now, []
                 if s.VAL_LOSS_EVERY and step % s.VAL_LOSS_EVERY == 0:
-                    with clock.span("validation", r.synchronize):
+                    with clock.span("validation"):
                         nats = score(model, data.val_tokens[: s.VAL_LOSS_TOKENS + 1], s, r, log, "glance", s.TRAIN_SEQ_LEN, s.TRAIN_SEQ_LEN)
                         glance = bits_per_byte(nats, data.val_bytes[: len(nats)])
                         log(kv(step=step, glance_targets=len(nats), val_loss=glance[0], val_bpb=glance[1]))
@@ -1381,14 +1379,14 @@ class Run:
     def score_artifact(self, path: Path) -> tuple[dict, np.ndarray]:
         """Score the validation stream with what is on disk, then the other sets and context lengths that were asked for."""
         s, r, log, data = self.s, self.runtime, self.log, self.data
-        with self.clock.span("scoring", r.synchronize):
+        with self.clock.span("scoring"):
             model = self.load_artifact(path)
             nats = score(model, data.val_tokens, s, r, log, "scoring", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         val_loss, val_bpb = bits_per_byte(nats, data.val_bytes)
         result = {"val_loss": val_loss, "val_bpb": val_bpb, "scored_tokens": len(nats), "scored_bytes": int(data.val_bytes.sum())}
         log("scored " + kv(**result, seq_len=s.EVAL_SEQ_LEN, stride=s.EVAL_STRIDE, scoring_s=self.clock.read("scoring")))
         more = result["auxiliary_bpb"] = {}
-        with self.clock.span("auxiliary", r.synchronize):
+        with self.clock.span("auxiliary"):
             sets = [(name, tokens, s.EVAL_SEQ_LEN) for name, tokens in data.aux.items()]
             sets += [(f"context_{n}", data.val_tokens, int(n)) for n in re.findall(r"\d+", s.EVAL_SEQ_SWEEP)]
             for name, tokens, length in sets:
@@ -1401,7 +1399,7 @@ class Run:
         """Score the weights from before the export on the first windows, up to GAP_TOKENS targets, and compare."""
         s, r, windows = self.s, self.runtime, score_windows(len(nats), self.s.EVAL_SEQ_LEN, self.s.EVAL_STRIDE)
         n = max(end for _, end, first in windows if first < s.GAP_TOKENS)
-        with self.clock.span("gap", r.synchronize):
+        with self.clock.span("gap"):
             tokens = self.data.val_tokens[: n + 1]
             before = score(model, tokens, s, r, self.log, "scoring before export", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         pre, post = (bits_per_byte(x[:n], self.data.val_bytes[:n])[1] for x in (before, nats))
@@ -1457,7 +1455,7 @@ class Run:
         stepper, order, steps = Stepper(s, r, model), TrainSequences(s, r.rank, r.world), 0
         stepper.warm_up(order.batch(0), log)
         stepper.finish(stepper.launch(0, stepper.prepare(order.batch(0)), 1.0))
-        with self.clock.span("steps", r.synchronize):
+        with self.clock.span("steps"):
             while steps < 3 or (steps < 20 and r.agree_max(self.clock.read("steps"))[0] < 10):
                 steps += 1
                 stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
@@ -1465,7 +1463,7 @@ class Run:
         windows, reach = 8 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN, min(s.EVAL_SEQ_LEN, s.ATTN_WINDOW or s.EVAL_SEQ_LEN)
         tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]
         for span, part in ("imports", tokens[: s.EVAL_SEQ_LEN + 2]), ("windows", tokens):  # the first step of learning loads half of torch
-            with self.clock.span(span, r.synchronize): score(model, part, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
+            with self.clock.span(span): score(model, part, s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         whole, timed = (len(list(score_windows(len(x) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE))) for x in (self.data.val_tokens, tokens))
         scoring_s = self.clock.read("windows") * whole / timed
         total = min(int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else 10**9, s.ITERATIONS or 10**9)

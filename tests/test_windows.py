@@ -123,7 +123,7 @@ def test_the_export_gap_is_of_whole_windows(model, tokens, limit, count):
     s = settings(*(f"{k}={v}" for k, v in (TINY | {"EVAL_SEQ_LEN": 64, "EVAL_STRIDE": 16, "GAP_TOKENS": limit}).items()))
     nats, each = scores(model, s, tokens, 64, 16), np.ones(150, np.int64)
     data = SimpleNamespace(val_tokens=tokens, val_bytes=each)
-    run = SimpleNamespace(s=s, runtime=CPU, clock=train_gpt.Clock(), data=data, log=Log(False))
+    run = SimpleNamespace(s=s, runtime=CPU, clock=train_gpt.Clock(CPU.synchronize), data=data, log=Log(False))
     gap = train_gpt.Run.export_gap(run, model, nats)
     assert gap["gap_tokens"] == count and gap["export_gap_bpb"] == pytest.approx(0, abs=1e-5)
     assert gap["post_export_val_bpb"] == train_gpt.bits_per_byte(nats[:count], each[:count])[1]
