@@ -755,10 +755,12 @@ class Learner(optimizers.Adam):
     def learn(self, x: mx.array, y: mx.array, mix: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], begins: np.ndarray) -> np.ndarray:
         """Score the last targets of rows (1, T), then learn from them: the mixture's nats. `mix` gives these, and the model's part in
         each mixture, as the cache knows the rest, from the model's; `begins` says which are the first of a document. (n,) all."""
-        before, starts = self.model.parameters(), np.flatnonzero(begins if self.share < 1 else ())  # it hears the last document alone
+        before, starts = self.model.parameters(), np.flatnonzero(begins if self.share < 1 else ())
         def loss(x: mx.array, y: mx.array) -> tuple[mx.array, np.ndarray]:
-            mixed, own = mix(np.array(nats := self.model.nats(x, y, len(begins))))  # computed here; the gradient goes on from there
-            return (nats * mx.array((own * (np.arange(len(own)) >= starts.max(initial=0))).astype(np.float32))).mean(), mixed
+            nats = self.model.nats(x, y, len(begins))
+            mixed, own = mix(np.array(nats))  # computed here; the gradient goes on from there
+            own = own * (np.arange(len(own)) >= starts.max(initial=0))  # only from the document that goes on
+            return (nats * mx.array(own.astype(np.float32))).mean(), mixed
         (_, mixed), gradients = nn.value_and_grad(self.model, loss)(x, y)
         self.update(self.model, gradients)
         if self.share < 1:
@@ -1159,19 +1161,21 @@ class Stepper:
         self.s, self.runtime, self.model = s, runtime, model
         self.optimizer = Optimizer(model, s, runtime)
         self.rows = max(1, (s.MICROBATCH_TOKENS or SAFE_MICROBATCH_TOKENS) // s.TRAIN_SEQ_LEN)  # sequences in a microbatch
+        parameters = tree_flatten(model.parameters())
+        self.names, self.shapes = [name for name, _ in parameters], [()] + [p.shape for _, p in parameters]
         # The two halves of a step, compiled or not; what they read and change stays in model and optimizer
-        value_and_grad = nn.value_and_grad(self.model, lambda x, y: self.model.nats(x, y, x.shape[1]).mean())
+        value_and_grad = nn.value_and_grad(model, lambda x, y: model.nats(x, y, x.shape[1]).mean())
         def add_part(sums: list[mx.array], part: mx.array, share: mx.array) -> list[mx.array]:
             loss, grads = value_and_grad(part[:, :-1], part[:, 1:])
             return [a + share * b for a, b in zip(sums, [loss] + [g for _, g in tree_flatten(grads)])]
         def update(sums: list[mx.array], rates: mx.array) -> None:
             self.optimizer.step(dict(zip(self.names, sums[1:])), rates)
-        parameters = tree_flatten(self.model.parameters())
-        self.names, self.shapes = [name for name, _ in parameters], [()] + [p.shape for _, p in parameters]
-        self.add_part, self.update, model, state = add_part, update, self.model.state, self.optimizer.state
-        if self.runtime.compile:  # `model` is an output of add_part too: taking gradients puts copies of the weights there
-            self.add_part = mx.compile(add_part, inputs=(live := [model, mx.random.state]), outputs=live)  # random: new units to drop
-            self.update = mx.compile(update, inputs=[model, state], outputs=[model, state])
+        self.add_part, self.update = add_part, update
+        if runtime.compile:
+            live = [model.state, mx.random.state]  # outputs too: gradients leave copies of the weights, and dropout draws on
+            self.add_part = mx.compile(add_part, inputs=live, outputs=live)
+            changed = [model.state, self.optimizer.state]
+            self.update = mx.compile(update, inputs=changed, outputs=changed)
     def prepare(self, batch: np.ndarray) -> np.ndarray: return batch  # in the prefetch thread; MLX takes it over in the one that computes
     def launch(self, step: int, batch: np.ndarray, scale: float) -> mx.array:
         """Train on a batch, (sequences, TRAIN_SEQ_LEN + 1) int32. Each part is computed before the next one is planned."""
