@@ -13,7 +13,7 @@ from golf import ROOT, schema
 from golf.findings import REMAKE, Report
 from golf.records import NAME, NUMBERS_BEGIN, NUMBERS_END, QUESTIONS, TRACK, TYPED, Track, derive, is_date, numbers_table
 from golf.runs import LogFacts
-from golf.texts import TextError, read_json, read_text, safe
+from golf.texts import UNSEEN, TextError, read_json, read_text, safe, suspicious_lines
 
 # \u2713 is what leaderboard.py puts on what the referee verified; GitHub makes such signs of :white_check_mark: and &check; too, and
 # an image can show anything.
@@ -44,12 +44,19 @@ def check_claim_shape(report: Report) -> dict | None:
     if not NAME.fullmatch(folder.name) or not is_date(folder.name[:10]):
         report.find(folder.name, "E1", "the folder's name", "YYYY-MM-DD_slug, in lower case", "rename it and make submission.json again")
     for field in TYPED:
-        if not claim[field].strip() or "TODO" in claim[field]:
+        if not UNSEEN.sub("", claim[field]).strip() or "TODO" in claim[field]:
             report.find(name, "E1", f"{field} is empty", "a line of text", f"write your {field} into {name}")
     for field in (*TYPED, "device"):
         if m := MARKS.search(claim[field]):
             fix = f"write {field} without it; the leaderboard's mark comes from the referee's verdict"
             report.find(name, "E1", f"{m[0]} in {field}", "no check marks or images", fix)
+    for field in TYPED:  # the file's own letters may spell any character as \u and four digits, so they are read again as JSON gives them
+        wrong = [what for _, what in suspicious_lines(claim[field], prose=True)]
+        if "\n" in claim[field] and field != "summary":
+            wrong.append("more than one line")
+        if wrong or re.search("[\ud800-\udfff]", claim[field]):
+            measured = f"{(wrong or ['half a character'])[0]} in {field}: {safe(claim[field], 80)}"
+            report.find(name, "E1", measured, "plain text, of one line but for the summary", f"write your {field} in plain letters")
     return claim
 
 

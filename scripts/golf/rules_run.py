@@ -151,6 +151,10 @@ def check_log_arithmetic(report: Report, name: str, f: LogFacts) -> None:
     if scored != targets:
         rule, fix = ("S4", "score each target once") if scored > targets else ("S7", "score all of them")
         find(rule, f"scored_tokens:{scored}", f"{targets}, the val_targets of the data line", fix)
+    for key in ("seq_len", "stride"):
+        said, want = f.scored.get(key), f.settings.get(f"EVAL_{key.upper()}")
+        if said is not None and want is not None and str(said) != want:
+            find("E4", f"scored {key}:{said}", f"{want}, as the settings say", "score the artifact with the windows of its header")
     if f.scored["scored_bytes"] != f.data["val_bytes"]:
         find(
             "S6", f"scored_bytes:{f.scored['scored_bytes']}", f"{f.data['val_bytes']}, the audited val_bytes", "divide by the audited bytes"
