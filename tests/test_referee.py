@@ -500,6 +500,19 @@ def test_settings_bring_nothing_but_where_and_how_to_compute(tmp_path):
     )
     assert child_settings(path) == "DEVICE=cpu\nPRECISION=bf16\nEVAL_BATCH_TOKENS=64\n"
     assert child_settings(tmp_path / "none.env") == ""
+    path.write_text("DEVICE=cpu\nPRECISION=" + "\u4e00\u4e8c" * 6 + "\nCOMPILE=abcdefghijkl\nEVAL_BATCH_TOKENS=a1b2c3\n")
+    assert child_settings(path) == "DEVICE=cpu\n"
+
+
+def test_the_artifacts_name_brings_nothing(score, tmp_path):
+    """A log may have a seed of 15 digits."""
+    (tmp_path / "artifact_seed123456789012345.bin").write_bytes(b"abc")
+    (tmp_path / "train_gpt.py").write_text(started("import os\nself.about = {'files': ' '.join(sorted(os.listdir()))}"))
+    with Child(tmp_path, "artifact_seed123456789012345.bin", LIMITS, isolated) as child:
+        try:
+            assert child.start()["files"] == "artifact.bin settings.env train_gpt.py"
+        except NoReferee as e:
+            pytest.skip(str(e))
 
 
 def test_where_to_compute_reaches_a_scorer_of_its_own(score, tmp_path):

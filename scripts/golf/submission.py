@@ -24,7 +24,8 @@ from golf.child import FRAME, MAX_JSON
 from golf.texts import safe
 from golf.traces import python_paths
 
-CHILD_SETTINGS = ("DEVICE", "PRECISION", "COMPILE", "EVAL_BATCH_TOKENS")  # where and how to compute; all else is in the artifact
+# Where and how to compute; all else is in the artifact. Words and numbers are no longer than need be: what they say is not counted.
+CHILD_SETTINGS = dict.fromkeys(("DEVICE", "PRECISION", "COMPILE"), "[a-z0-9]{1,6}") | {"EVAL_BATCH_TOKENS": "[0-9]{1,8}"}
 REPLY_FLOATS = 1 << 28  # logits in one reply
 CALL_FLOATS, CALL_TOKENS = 1 << 26, 1 << 24  # logits and tokens in a call of several windows: a probe takes 15 times as much memory here
 DEFAULT_LIMITS = {
@@ -53,7 +54,8 @@ def child_settings(path: Path, device: str = "", cuda: bool = True) -> str:
     """What a child gets of a run's settings: the file is not counted in the bytes, so that nothing else may come from it. Where it is to
     compute, and with no CUDA device also how (on the CPU, without a compiler, which is a program), are the referee's to say."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    kept = dict(m.groups() for line in lines if (m := re.fullmatch(rf"({'|'.join(CHILD_SETTINGS)})=(\w{{1,12}})", line)))
+    pairs = (line.partition("=") for line in lines)
+    kept = {key: value for key, _, value in pairs if key in CHILD_SETTINGS and re.fullmatch(CHILD_SETTINGS[key], value)}
     if device:
         kept["DEVICE"] = device
     elif not cuda and kept.get("DEVICE") == "cuda":  # the run had one
@@ -72,8 +74,8 @@ class Child:
         copy, root = Path(self.work) / "submission", Path(self.work) / "root"
         copy.mkdir()
         root.mkdir()
-        for name in ("train_gpt.py", artifact):
-            shutil.copyfile(folder / name, copy / name)
+        for name, at in (("train_gpt.py", "train_gpt.py"), (artifact, "artifact.bin")):  # a name of its own could say something too
+            shutil.copyfile(folder / name, copy / at)
         self.cuda = device != "cpu" and os.path.exists("/dev/nvidiactl")
         (copy / "settings.env").write_text(child_settings(folder / "settings.env", device, self.cuda), encoding="utf-8")
         for path in copy.iterdir():
@@ -91,7 +93,7 @@ class Child:
         if not self.cuda:
             cap["AS"] = limits["memory_bytes"] + (4 << 30)  # addresses, of which libraries reserve some they never use
         spec = {
-            "root": str(root), "folder": str(copy), "inside": "/submission" if isolate else str(copy), "artifact": artifact,
+            "root": str(root), "folder": str(copy), "inside": "/submission" if isolate else str(copy), "artifact": "artifact.bin",
             "scratch": "/scratch" if isolate else str(scratch), "scratch_bytes": limits["scratch_bytes"], "readable": python_paths(),
             "package": str(ROOT / "scripts"), "limits": cap, "isolate": isolate, "cuda": self.cuda, "targets": targets,
         }  # fmt: skip
