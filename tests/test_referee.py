@@ -676,7 +676,7 @@ def test_the_jail_itself(score, tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("targets")
     server = socket.create_server(("127.0.0.1", 0))
-    port, (_, keys, *_, clone, clone3) = server.getsockname()[1], jail.CALLS[os.uname().machine]
+    port, (_, denied, numbers) = server.getsockname()[1], jail.CALLS[os.uname().machine]
     body = f"""
 import ctypes, os, struct
 libc = ctypes.CDLL(None, use_errno=True)
@@ -693,10 +693,12 @@ facts = dict(
     user=os.getuid() == 65534 and libc.setuid(0) < 0,
     mount=libc.mount(b"none", b"/scratch", b"tmpfs", 0, None) < 0,
     scratch=libc.open(b"/scratch/new", os.O_RDWR | os.O_CREAT, 0o600) >= 0,
-    keys=all(libc.syscall(number, b"user", b"name", b"value", 5, -4) < 0 and ctypes.get_errno() == 1 for number in {keys}),
+    denied=all(libc.syscall(number, b"user", b"name", b"value", 5, -4) < 0 and ctypes.get_errno() == 1 for number in {denied}),
+    host=all(libc.socket(family, 1, 0) < 0 and ctypes.get_errno() == 1 for family in (40, 38, 17)),  # VSOCK, ALG, PACKET
+    sockets=all(libc.socket(family, 3 - (family != 16), 0) >= 0 for family in {jail.FAMILIES}),
     hints=libc.fcntl(libc.open(b"/scratch/new", os.O_RDWR), {jail.F_SET_RW_HINT}, ctypes.byref(ctypes.c_uint64(3))) < 0,
-    namespaces=libc.unshare({jail.NEWUSER}) < 0 and libc.syscall({clone}, {jail.NEWUSER | 17}, 0, 0, 0, 0) < 0
-        and libc.syscall({clone3}, struct.pack("11Q", {jail.NEWUSER}, 0, 0, 0, 17, *[0] * 6), 88) < 0,
+    namespaces=libc.unshare({jail.NEWUSER}) < 0 and libc.syscall({numbers['clone']}, {jail.NEWUSER | 17}, 0, 0, 0, 0) < 0
+        and libc.syscall({numbers["clone3"]}, struct.pack("11Q", {jail.NEWUSER}, 0, 0, 0, 17, *[0] * 6), 88) < 0,
     other_calls=libc.fcntl(libc.open(b"/scratch/new", os.O_RDWR), 3) >= 0,
     environment="OMP_NUM_THREADS" in os.environ or len(os.environ) < 15,
 )

@@ -8,8 +8,8 @@ words for the report. Two ways in, by who is asking:
 
 In both: new mount, process, network, IPC and host-name namespaces; a root file system in memory that holds read-only binds of what
 Python needs, and two writable folders in memory, /scratch and /dev/shm; no capabilities, and none to be had by running programs or
-in namespaces of its own; a filter of system calls for that, and for what no namespace divides, key rings and notes on files, where one
-process could leave word for the next.
+in namespaces of its own; a filter of system calls for that, and for what no namespace divides: sockets to a virtual machine's host, and
+key rings, the kernel's log, its ciphers and notes on files, where one process could leave word for the next.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ MNT_DETACH, PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_DUMPA
 NOBODY = 65534
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER, F_SET_RW_HINT, F_SET_FILE_RW_HINT = 22, 2, 1036, 1038
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-CALLS = {  # the audit system's name of the machine; add_key, request_key, keyctl; fcntl; unshare; clone; clone3
-    "x86_64": (0xC000003E, (248, 249, 250), 72, 272, 56, 435),
-    "aarch64": (0xC00000B7, (217, 218, 219), 25, 97, 220, 435),
+CALLS = {  # the audit system's name of the machine; add_key, request_key, keyctl, unshare, syslog, io_uring_setup; the others by name
+    "x86_64": (0xC000003E, (248, 249, 250, 272, 103, 425), {"fcntl": 72, "socket": 41, "clone": 56, "clone3": 435}),
+    "aarch64": (0xC00000B7, (217, 218, 219, 97, 116, 425), {"fcntl": 25, "socket": 198, "clone": 220, "clone3": 435}),
 }
+FAMILIES = (1, 2, 10, 16)  # of sockets that a network namespace divides: UNIX, INET, INET6, NETLINK
 SYSTEM_PATHS = ["/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system"]
 CUDA_PATHS = ["/sys", "/dev/nvidia*", "/dev/nvidia-caps", "/usr/local/cuda*", "/opt/nvidia"]
 DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
@@ -131,15 +132,20 @@ def drop_privileges(root_outside: bool) -> None:
 
 def forbid_calls() -> None:
     """From now on, in this process and all it starts: no key rings, which belong to a user and outlive a process, and no hints on how
-    long a file lives, which stay with the file. No further namespaces: whoever may have a user namespace has all capabilities in it
-    again. clone3, whose flags a filter cannot see, is said not to exist, as on older kernels, and clone is used for it. Nor system calls
-    of another kind of machine, whose numbers differ. Raises OSError."""
-    arch, keys, fcntl, unshare, clone, clone3 = CALLS[os.uname().machine]
+    long a file lives, which stay with the file. No reading of the kernel's log, in which a crash leaves the name and the address of one's
+    choice. No further namespaces: whoever may have a user namespace has all capabilities in it again. clone3, whose flags a filter cannot
+    see, is said not to exist, as on older kernels, and clone is used for it. No sockets to a virtual machine's host, which no network
+    namespace holds, nor to the kernel's ciphers, of which it lists each ever used; and no rings of calls, which no filter sees. Nor system
+    calls of another kind of machine, whose numbers differ. Raises OSError."""
+    arch, denied, other = CALLS[os.uname().machine]
     load, equal, at_least, some_bit, end = 0x20, 0x15, 0x35, 0x45, 0x06  # the kernel's packet filter: opcode, jump if so, if not, operand
     rows = [(load, 0, 0, 4), (equal, 0, "deny", arch), (load, 0, 0, 0), (at_least, "deny", 0, 0x40000000)]
-    rows += [(equal, "deny", 0, number) for number in (*keys, unshare)]
-    rows += [(equal, "unknown", 0, clone3), (equal, 0, 2, clone), (load, 0, 0, 16), (some_bit, "deny", "allow", ANY_NEW)]
-    rows += [(equal, 0, "allow", fcntl), (load, 0, 0, 24), (equal, "deny", 0, F_SET_RW_HINT), (equal, "deny", 0, F_SET_FILE_RW_HINT)]
+    rows += [(equal, "deny", 0, number) for number in denied]
+    rows += [(equal, "unknown", 0, other["clone3"]), (equal, 0, 2, other["clone"]), (load, 0, 0, 16), (some_bit, "deny", "allow", ANY_NEW)]
+    rows += [(equal, 0, len(FAMILIES) + 1, other["socket"]), (load, 0, 0, 16)]
+    rows += [(equal, "allow", "deny" if family == FAMILIES[-1] else 0, family) for family in FAMILIES]
+    rows += [(equal, 0, "allow", other["fcntl"]), (load, 0, 0, 24)]
+    rows += [(equal, "deny", 0, F_SET_RW_HINT), (equal, "deny", 0, F_SET_FILE_RW_HINT)]
     rows += [(end, 0, 0, 0x7FFF0000), (end, 0, 0, 0x50000 | errno.EPERM), (end, 0, 0, 0x50000 | errno.ENOSYS)]
     ends = {"allow": len(rows) - 3, "deny": len(rows) - 2, "unknown": len(rows) - 1}
     jumps = [[ends[j] - i - 1 if isinstance(j, str) else j for j in row[1:3]] for i, row in enumerate(rows)]
