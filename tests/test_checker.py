@@ -1056,14 +1056,27 @@ HIDDEN = {  # other ways to what the list of names knows
     "import os as o\no.posix_fadvise(3, 0, 0, 4)": "os.posix_fadvise tells or changes what is cached",
     "from pydoc_data import topics": "imports pydoc_data",
     "import scipy.stats": "imports scipy",
+    "import importlib\nimportlib.__import__('o' + 's')": "importlib.__import__ imports",
+    "import pkgutil\npkgutil.resolve_name('os.sy' + 'stem')('true')": "pkgutil.resolve_name imports",
+    "from pkgutil import get_data as g\ng('torch', '_torch_docs.py')": "pkgutil.get_data reads a second file",
+    "from importlib import resources": "importlib.resources reads a second file",
+    "import types as t\nt.FunctionType(compile('x', 'x', 'exec'), {})()": "types.FunctionType runs generated code",
+    "import timeit\ntimeit.timeit('x')": "timeit.timeit runs generated code",
+    "import torch\ntorch.jit.load('x')": "torch.jit.load runs a second script",
+    "import torch\ntorch.ops.load_library('x')": "torch.ops.load_library runs native code",
+    "import torch\ntorch.serialization.load('x')": "torch.serialization.load unpickles",
+    "import torch\ntorch.UntypedStorage.from_file('x', False, 5)": "torch.UntypedStorage.from_file reads a second file",
+    "import linecache\nlinecache.getlines(torch.__file__)": "linecache.getlines reads a second file",
+    "import inspect, torch\ninspect.findsource(torch)": "inspect.findsource reads the text of packages",
     "import torch\nx = torch.nn.Linear.__doc__": "torch.nn.Linear.__doc__ reads the text of packages",
     "import torch\nx = getattr(torch, '__doc__')": "asks for docstrings",
     "import inspect, torch\nx = inspect.getsource(torch)": "inspect.getsource reads the text of packages",
 }
-PLAIN = """import importlib.util, re
+PLAIN = """import importlib.metadata, importlib.util, re, timeit, types
 import numpy as np, torch
 print(__doc__)
 found = importlib.util.find_spec("triton"), re.compile("x"), np.load("x.npy"), np.load("x.npy", None, False), np.load("x.npy", "r")
+clock, version, plain = timeit.default_timer, importlib.metadata.version("torch"), isinstance(clock, types.FunctionType)
 def f(model, module):
     model.eval()
     module.load(model.exec)

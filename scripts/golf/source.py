@@ -115,16 +115,23 @@ REACHES_OUT = set(
 )
 RUNS_MORE = set("subprocess multiprocessing pty runpy code codeop ctypes cffi _posixsubprocess zipimport builtins".split())
 TEXTS = set("pydoc pydoc_data this idlelib lib2to3 turtledemo ensurepip".split())  # more text than a model should be handed uncounted
-DOCSTRINGS = set("__doc__ getdoc getsource getsourcelines getcomments".split())
+DOCSTRINGS = set("__doc__ getdoc getsource getsourcelines getcomments findsource".split())
 PICKLES = set("pickle _pickle cPickle dill cloudpickle joblib marshal shelve".split())
 NAMES = {  # what a trainer has no need of, called or not: under another name it can be called later
     "eval": "runs generated code", "exec": "runs generated code", "__import__": "imports by a computed name",
     "importlib.import_module": "imports by a computed name", "importlib.util.spec_from_file_location": "runs a second script",
-    "importlib.machinery": "runs a second script", "sys.modules": "imports by a computed name", "__builtins__": "runs generated code",
+    "importlib.machinery": "runs a second script", "sys.modules": "imports by a computed name",
+    "importlib.__import__": "imports by a computed name", "pkgutil.resolve_name": "imports by a computed name",
+    "pkgutil.get_data": "reads a second file", "importlib.resources": "reads a second file", "timeit.timeit": "runs generated code",
+    "timeit.repeat": "runs generated code", "timeit.Timer": "runs generated code", "__builtins__": "runs generated code",
     "os.system": "runs a program", "os.popen": "runs a program", "os.fork": "starts a process",
     "concurrent.futures.ProcessPoolExecutor": "starts a process", "numpy.ctypeslib": "runs native code",
     "numpy.genfromtxt": "opens addresses too", "torch.from_file": "reads a second file",
-    "torch.load": "unpickles", "torch.hub.load": "downloads code", "torch.hub.load_state_dict_from_url": "downloads",
+    "torch.UntypedStorage.from_file": "reads a second file", "torch.jit.load": "runs a second script",
+    "torch.ops.load_library": "runs native code", "torch.classes.load_library": "runs native code",
+    "torch.serialization.load": "unpickles", "torch.load": "unpickles", "torch.hub.load": "downloads code",
+    "linecache.getline": "reads a second file", "linecache.getlines": "reads a second file",
+    "torch.hub.load_state_dict_from_url": "downloads",
     "torch.hub.download_url_to_file": "downloads", "torch.utils.cpp_extension.load": "builds a second program",
     "torch.utils.cpp_extension.load_inline": "builds a second program",
 }  # fmt: skip
@@ -229,6 +236,8 @@ def reaches(tree: ast.Module, packages: frozenset[str]) -> list[tuple[int, str]]
             pickled = node.args[2:3] + [k.value for k in node.keywords if k.arg == "allow_pickle"]
             if any(not (isinstance(v, ast.Constant) and v.value is False) for v in pickled):
                 found.append((node.lineno, "numpy.load with allow_pickle unpickles"))
+        elif isinstance(node, ast.Call) and name_of(node.func) in ("types.FunctionType", "types.LambdaType", "types.CodeType"):
+            found.append((node.lineno, f"{name_of(node.func)} runs generated code"))
     return sorted(set(found))
 
 
