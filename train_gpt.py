@@ -60,6 +60,7 @@ COMMON_SETTINGS = [
     Setting("ATTN_WINDOW", 0, (0, 65_536), "positions that attention sees, the own one and those before it; 0: all"),
     Setting("BIGRAM_ROWS", 0, (0, 2**20), "rows of a second embedding, of hashed pairs of a token and the one before it; 0: none"),
     Setting("BIGRAM_DIM", 64, (1, 4096), "width of that embedding, before a matrix brings it to MODEL_DIM"),
+    Setting("VALUE_EMBED", 0, (0, 1), "1: a second embedding, whose rows every block adds, scaled, to the values of its attention"),
     Setting("HEAD_GATE", 0, (0, 64), "channels of a block's input, at most all, that gate the output of each head; 0: no gates"),
     Setting("KEY_SHIFT", 0, (0, 1), "1: half of each key is that of the token before, so that a head finds what followed a token"),
     Setting("SMEAR", 0, (0, 1), "1: each token also gets a learned share, per channel, of the one before it in its document"),
@@ -97,7 +98,6 @@ COMMON_SETTINGS = [
     Setting("STEP_EMBED", 0.014, (0.001, 8.0), "QUANT=step: step of the tied embedding, in root mean squares of its weights"),
     Setting("CALIBRATION_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose inputs guide the rounding (GPTQ); 0: to nearest"),
     Setting("BALANCE_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose gradients share the steps out; 0: STEP_* as they are"),
-    Setting("GPTQ_DAMP", 0.05, (1e-4, 10.0), "added to the second moments of these inputs, as a share of their mean"),
     Setting("DEAD_ZONE", 0.0, (0.0, 1.0), "QUANT=step: rounding leans to 0 by this x step / root mean square, 0.3 at most, in steps"),
     Setting("TARGET_BYTES", 0, (0, 2**40), "QUANT=step: scale all steps so that code + model come just below it; 0: leave them"),
     Setting("CODEC", "zstd", "zstd|zlib|rans", "compressor of the packed weights, always at its highest level; rans: our entropy coder"),
@@ -111,7 +111,8 @@ COMMON_SETTINGS = [
 ]
 # What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
 MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
-LATER_KEYS = "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT NGRAM_CACHE TTT_LR TTT_DOC_LR".split()
+LATER_KEYS = "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM VALUE_EMBED SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT".split()
+LATER_KEYS += "NGRAM_CACHE TTT_LR TTT_DOC_LR".split()  # how it is scored, which may be given by hand
 FORMER_KEYS = {x.name for x in COMMON_SETTINGS if re.match("ADAM|MUON|GRAD|(MATRIX|EMBED|VECTOR)_LR", x.name)}  # older headers: unused
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
@@ -416,9 +417,9 @@ def sha256_of(data: np.ndarray | bytes) -> str: return hashlib.sha256(data).hexd
 # shared: end bytes
 # Model ================================================================================================================
 # shared: begin roles
-ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name, or last two -> role: start, optimizer, rate and bits
+ROLES = {"embed": "embed", "bigram": "table", "value_embed": "table"}  # end of a name -> role: start, optimizer, rate and bits
 ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down", "bigram_up"], "matrix")
-ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips", "smear", "attn.gate", "attn_conv", "mlp_conv"], "vector")
+ROLES |= dict.fromkeys("q_gain attn_scale mlp_scale mix skips smear attn.gate attn_conv mlp_conv value_scale".split(), "vector")
 def role_of(name: str) -> str:
     """Role of a parameter, by the end of its name. Raises UserError for one that has none."""
     last, two = (".".join(name.split(".")[-n:]) for n in (1, 2))
@@ -438,7 +439,6 @@ def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np
 def norm(x: Tensor) -> Tensor:
     """Root-mean-square norm over the last dimension, without weights."""
     return F.rms_norm(x, (x.size(-1),), eps=1e-6)
-
 WATCH: list[Callable[[Tensor, tuple[Tensor, ...]], None]] = []  # told the input of every product: second_moments puts itself here
 def linear(x: Tensor, *weights: Tensor, scale: Tensor | None = None) -> Tensor:
     """x times each of some matrices, side by side, and times `scale` (outputs,), folded into the matrix: so it costs no pass over the
@@ -487,10 +487,12 @@ class Attention(nn.Module):
         self.k, self.v = (nn.Parameter(torch.empty(kv_dim, s.MODEL_DIM)) for _ in range(2))
         self.q_gain = nn.Parameter(torch.full((s.NUM_HEADS,), s.QK_GAIN_INIT))
         if s.HEAD_GATE: self.gate = nn.Parameter(torch.zeros(s.NUM_HEADS, min(s.HEAD_GATE, s.MODEL_DIM)))
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, scale: Tensor) -> Tensor:
+        if s.VALUE_EMBED: self.value_scale = nn.Parameter(torch.ones(self.kv_heads, self.head_dim))
+    def forward(self, x: Tensor, values: Tensor | None, cos: Tensor, sin: Tensor, scale: Tensor) -> Tensor:
         B, T, D = x.shape
         heads = linear(x, self.q, self.k, self.v).view(B, T, -1, self.head_dim)  # one product, not three
         qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), 2)  # (B, T, H, head_dim)
+        if values is not None: v = v + self.value_scale.to(x.dtype) * values.view(v.shape)
         if self.key_shift:
             at, head, channel = (torch.arange(n, device=x.device) for n in qk.shape[1:])
             late = (at > 0)[:, None, None] & (head >= self.heads)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
@@ -519,11 +521,11 @@ class Block(nn.Module):
         self.attn_scale, self.mlp_scale = (nn.Parameter(torch.ones(s.MODEL_DIM)) for _ in range(2))
         self.mix = nn.Parameter(torch.stack((torch.ones(s.MODEL_DIM), torch.zeros(s.MODEL_DIM))))
         if s.CONV_TAPS: self.attn_conv, self.mlp_conv = (nn.Parameter(torch.zeros(s.CONV_TAPS, s.MODEL_DIM)) for _ in range(2))
-    def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, x0: Tensor, values: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         mix = self.mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
         h = convolve(norm(x), self.attn_conv) if hasattr(self, "attn_conv") else norm(x)
-        x = x + self.attn(h, cos, sin, self.attn_scale)
+        x = x + self.attn(h, values, cos, sin, self.attn_scale)
         h = convolve(norm(x), self.mlp_conv) if hasattr(self, "mlp_conv") else norm(x)
         return x + self.mlp(h, self.mlp_scale)
 
@@ -537,12 +539,12 @@ class GPT(nn.Module):
         if s.BIGRAM_ROWS:
             self.bigram = nn.Parameter(torch.empty(s.BIGRAM_ROWS, s.BIGRAM_DIM))
             self.bigram_up = nn.Parameter(torch.empty(s.MODEL_DIM, s.BIGRAM_DIM))
+        if s.VALUE_EMBED: self.value_embed = nn.Parameter(torch.empty(s.VOCAB_SIZE, s.NUM_KV_HEADS * s.MODEL_DIM // s.NUM_HEADS))
         if s.SMEAR: self.smear = nn.Parameter(torch.zeros(s.MODEL_DIM))
         self.skips = nn.Parameter(torch.ones(s.NUM_LAYERS // 2, s.MODEL_DIM))
         self.to(runtime.device).eval()  # training alone switches on what nn.Dropout and its like do: Stepper.launch
         length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)))
-        for name, table in zip(("cos", "sin"), rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE, runtime.device)):
-            self.register_buffer(name, table, persistent=False)
+        self.cos, self.sin = rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE, runtime.device)
     def hidden(self, tokens: Tensor) -> Tensor:
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
         cos, sin, skips = self.cos[: tokens.size(1)], self.sin[: tokens.size(1)], self.skips.to(self.dtype)
@@ -551,11 +553,12 @@ class GPT(nn.Module):
             pair = (F.pad(tokens, (1, 0))[:, :-1] * 36313 ^ tokens * 27191) % len(self.bigram)  # large odd factors spread the pairs
             x = norm(x) + linear(F.embedding(pair, self.bigram).to(self.dtype), self.bigram_up)
         if hasattr(self, "smear"): x = torch.where((tokens != BOS)[..., None], convolve(x, self.smear[None]), x)
+        values = F.embedding(tokens, self.value_embed).to(self.dtype) if hasattr(self, "value_embed") else None
         x = x0 = norm(x)
         saved: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             if saved and i >= len(skips): x = x + skips[len(saved) - 1] * saved.pop()  # the first time its own input
-            x = block(x, x0, cos, sin)
+            x = block(x, x0, values, cos, sin)
             if i < len(skips): saved.append(x)
         return norm(x)
     def logits(self, tokens: Tensor, last: int) -> Tensor:
@@ -820,13 +823,13 @@ def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 def grid_step(w: np.ndarray, step: float) -> np.float32:
     """QUANT=step: the step of a matrix, from one in root mean squares of its weights: float16(step * sqrt(mean(w^2))), at least 6.2e-5."""
     return np.float32(np.float16(min(max(6.2e-5, step * math.sqrt(np.square(w, dtype=np.float64).sum() / max(1, w.size))), 65_000.0)))
-def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, damp: float, lean: float = 0.0) -> np.ndarray:
+def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, lean: float = 0.0) -> np.ndarray:
     """(r, c) -> (r, c) int16, so that w x errs least over inputs x with hessian ~ sum of x x^T, (c, c); None: rounded one by one.
     Up to `lean` steps past the half still goes towards 0: fewer bits. A DEAD_ZONE of sqrt(2) / 12 is best for Laplacian w."""
     def nearest(x: np.ndarray) -> np.ndarray: return np.clip(np.sign(x) * np.ceil(np.abs(x / step) - np.float32(0.5 + lean)), -32767, 32767)
     if hessian is None: return nearest(w).astype(np.int16)
     h = hessian.astype(np.float64)
-    lower = np.linalg.cholesky(np.linalg.inv(h + (damp * np.trace(h) / len(h) + 1e-12) * np.eye(len(h)))).astype(np.float32)
+    lower = np.linalg.cholesky(np.linalg.inv(h + (0.05 * np.trace(h) / len(h) + 1e-12) * np.eye(len(h)))).astype(np.float32)
     error, rounded = np.empty(w.T.shape, np.float32), np.empty(w.T.shape, np.int16)
     for i, column in enumerate(np.ascontiguousarray(w.T)):  # GPTQ (arXiv:2210.17323): make good what rounding has done so far
         want = column - lower[i, :i] @ error[:i]
@@ -923,7 +926,7 @@ def pack_tensor(w: np.ndarray, bits: int, s: Settings, step: float = 0.0, hessia
         half, kept = (8, 0xFFF0) if s.QUANT == "step" else (0, 0xFFFF)
         return ((w.astype("<f2").view("<u2") + half) & kept).astype("<u2").tobytes()
     w, lean = np.asarray(w, np.float32), min(s.DEAD_ZONE * step, 0.3)
-    scales, symbols = quantize_rows(w, bits) if bits else (grid := grid_step(w, step), round_to_grid(w, grid, hessian, s.GPTQ_DAMP, lean))
+    scales, symbols = quantize_rows(w, bits) if bits else (grid := grid_step(w, step), round_to_grid(w, grid, hessian, lean))
     return scales.astype("<f2").tobytes() + symbols.astype("<i2" if not bits else "i1").tobytes()
 def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndarray:
     """The float32 weights that pack_tensor's bytes stand for."""

@@ -59,6 +59,7 @@ COMMON_SETTINGS = [
     Setting("ATTN_WINDOW", 0, (0, 65_536), "positions that attention sees, the own one and those before it; 0: all"),
     Setting("BIGRAM_ROWS", 0, (0, 2**20), "rows of a second embedding, of hashed pairs of a token and the one before it; 0: none"),
     Setting("BIGRAM_DIM", 64, (1, 4096), "width of that embedding, before a matrix brings it to MODEL_DIM"),
+    Setting("VALUE_EMBED", 0, (0, 1), "1: a second embedding, whose rows every block adds, scaled, to the values of its attention"),
     Setting("HEAD_GATE", 0, (0, 64), "channels of a block's input, at most all, that gate the output of each head; 0: no gates"),
     Setting("KEY_SHIFT", 0, (0, 1), "1: half of each key is that of the token before, so that a head finds what followed a token"),
     Setting("SMEAR", 0, (0, 1), "1: each token also gets a learned share, per channel, of the one before it in its document"),
@@ -96,7 +97,6 @@ COMMON_SETTINGS = [
     Setting("STEP_EMBED", 0.014, (0.001, 8.0), "QUANT=step: step of the tied embedding, in root mean squares of its weights"),
     Setting("CALIBRATION_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose inputs guide the rounding (GPTQ); 0: to nearest"),
     Setting("BALANCE_TOKENS", 0, (0, 2**30), "QUANT=step: training tokens whose gradients share the steps out; 0: STEP_* as they are"),
-    Setting("GPTQ_DAMP", 0.05, (1e-4, 10.0), "added to the second moments of these inputs, as a share of their mean"),
     Setting("DEAD_ZONE", 0.0, (0.0, 1.0), "QUANT=step: rounding leans to 0 by this x step / root mean square, 0.3 at most, in steps"),
     Setting("TARGET_BYTES", 0, (0, 2**40), "QUANT=step: scale all steps so that code + model come just below it; 0: leave them"),
     Setting("CODEC", "zstd", "zstd|zlib|rans", "compressor of the packed weights, always at its highest level; rans: our entropy coder"),
@@ -110,7 +110,8 @@ COMMON_SETTINGS = [
 ]
 # What an artifact's header carries: enough to rebuild the model and score it again. An artifact without the later keys means the defaults.
 MODEL_KEYS = "VOCAB_SIZE NUM_LAYERS MODEL_DIM NUM_HEADS NUM_KV_HEADS MLP_MULT ROPE_BASE LOGIT_SOFTCAP EVAL_SEQ_LEN EVAL_STRIDE".split()
-LATER_KEYS = "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT NGRAM_CACHE TTT_LR TTT_DOC_LR".split()
+LATER_KEYS = "MLP_LEAK ATTN_WINDOW BIGRAM_ROWS BIGRAM_DIM VALUE_EMBED SMEAR HEAD_GATE CONV_TAPS KEY_SHIFT".split()
+LATER_KEYS += "NGRAM_CACHE TTT_LR TTT_DOC_LR".split()  # how it is scored, which may be given by hand
 FORMER_KEYS = {x.name for x in COMMON_SETTINGS if re.match("ADAM|MUON|GRAD|(MATRIX|EMBED|VECTOR)_LR", x.name)}  # older headers: unused
 MAY_CHANGE = "ITERATIONS MAX_WALLCLOCK_SECONDS MICROBATCH_TOKENS EVAL_BATCH_TOKENS TRAIN_LOG_EVERY".split()  # when a run is resumed
 EXIT_BAD_INPUT, EXIT_OVER_CAP, EXIT_DIVERGED = 2, 3, 4
@@ -404,9 +405,9 @@ def sha256_of(data: np.ndarray | bytes) -> str: return hashlib.sha256(data).hexd
 # shared: end bytes
 # Model ================================================================================================================
 # shared: begin roles
-ROLES = {"embed": "embed", "bigram": "table"}  # last part of a parameter's name, or last two -> role: start, optimizer, rate and bits
+ROLES = {"embed": "embed", "bigram": "table", "value_embed": "table"}  # end of a name -> role: start, optimizer, rate and bits
 ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down", "bigram_up"], "matrix")
-ROLES |= dict.fromkeys(["q_gain", "attn_scale", "mlp_scale", "mix", "skips", "smear", "attn.gate", "attn_conv", "mlp_conv"], "vector")
+ROLES |= dict.fromkeys("q_gain attn_scale mlp_scale mix skips smear attn.gate attn_conv mlp_conv value_scale".split(), "vector")
 def role_of(name: str) -> str:
     """Role of a parameter, by the end of its name. Raises UserError for one that has none."""
     last, two = (".".join(name.split(".")[-n:]) for n in (1, 2))
@@ -487,10 +488,12 @@ class Attention(nn.Module):
         self.k, self.v = (mx.zeros((kv_dim, s.MODEL_DIM)) for _ in range(2))
         self.q_gain = mx.full((s.NUM_HEADS,), s.QK_GAIN_INIT)
         if s.HEAD_GATE: self.gate = mx.zeros((s.NUM_HEADS, min(s.HEAD_GATE, s.MODEL_DIM)))
-    def __call__(self, x: mx.array, cos: mx.array, sin: mx.array, scale: mx.array) -> mx.array:
+        if s.VALUE_EMBED: self.value_scale = mx.ones((self.kv_heads, self.head_dim))
+    def __call__(self, x: mx.array, values: mx.array | None, cos: mx.array, sin: mx.array, scale: mx.array) -> mx.array:
         B, T, D = x.shape
         heads = linear(x, self.q, self.k, self.v).reshape(B, T, -1, self.head_dim).swapaxes(1, 2)  # one product, not three
         qk, v = mx.split(heads, [self.heads + self.kv_heads], 1)  # (B, H, T, head_dim)
+        if values is not None: v = v + self.value_scale.astype(x.dtype)[:, None] * values.reshape(B, T, -1, self.head_dim).swapaxes(1, 2)
         if self.key_shift:
             head, at, channel = (mx.arange(n) for n in qk.shape[1:])
             late = (head >= self.heads)[:, None, None] & (at > 0)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
@@ -521,11 +524,11 @@ class Block(nn.Module):
         self.mlp_scale = mx.ones((s.MODEL_DIM,))
         self.mix = mx.stack((mx.ones((s.MODEL_DIM,)), mx.zeros((s.MODEL_DIM,))))
         if s.CONV_TAPS: self.attn_conv, self.mlp_conv = (mx.zeros((s.CONV_TAPS, s.MODEL_DIM)) for _ in range(2))
-    def __call__(self, x: mx.array, x0: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, x0: mx.array, values: mx.array | None, cos: mx.array, sin: mx.array) -> mx.array:
         mix = self.mix.astype(x.dtype)
         x = mix[0] * x + mix[1] * x0
         h = convolve(norm(x), self.attn_conv) if "attn_conv" in self else norm(x)
-        x = x + self.attn(h, cos, sin, self.attn_scale)
+        x = x + self.attn(h, values, cos, sin, self.attn_scale)
         h = convolve(norm(x), self.mlp_conv) if "mlp_conv" in self else norm(x)
         return x + self.mlp(h, self.mlp_scale)
 
@@ -539,6 +542,7 @@ class GPT(nn.Module):
         if s.BIGRAM_ROWS:
             self.bigram = mx.zeros((s.BIGRAM_ROWS, s.BIGRAM_DIM))
             self.bigram_up = mx.zeros((s.MODEL_DIM, s.BIGRAM_DIM))
+        if s.VALUE_EMBED: self.value_embed = mx.zeros((s.VOCAB_SIZE, s.NUM_KV_HEADS * s.MODEL_DIM // s.NUM_HEADS))
         if s.SMEAR: self.smear = mx.zeros((s.MODEL_DIM,))
         self.skips = mx.ones((s.NUM_LAYERS // 2, s.MODEL_DIM))
         length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)), 2)
@@ -554,11 +558,12 @@ class GPT(nn.Module):
             pair = (mx.pad(ids, ((0, 0), (1, 0)))[:, :-1] * 36313 ^ ids * 27191) % len(self.bigram)
             x = norm(x) + linear(self.bigram[pair].astype(self.dtype), self.bigram_up)
         if "smear" in self: x = mx.where((tokens != BOS)[..., None], convolve(x, self.smear[None]), x)
+        values = self.value_embed[tokens].astype(self.dtype) if "value_embed" in self else None
         x = x0 = norm(x)
         saved: list[mx.array] = []
         for i, block in enumerate(self.blocks):
             if saved and i >= len(skips): x = x + skips[len(saved) - 1] * saved.pop()  # the first time its own input
-            x = block(x, x0, cos, sin)
+            x = block(x, x0, values, cos, sin)
             if i < len(skips): saved.append(x)
         return norm(x)
     def logits(self, tokens: mx.array, last: int) -> mx.array:
@@ -812,13 +817,13 @@ def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 def grid_step(w: np.ndarray, step: float) -> np.float32:
     """QUANT=step: the step of a matrix, from one in root mean squares of its weights: float16(step * sqrt(mean(w^2))), at least 6.2e-5."""
     return np.float32(np.float16(min(max(6.2e-5, step * math.sqrt(np.square(w, dtype=np.float64).sum() / max(1, w.size))), 65_000.0)))
-def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, damp: float, lean: float = 0.0) -> np.ndarray:
+def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, lean: float = 0.0) -> np.ndarray:
     """(r, c) -> (r, c) int16, so that w x errs least over inputs x with hessian ~ sum of x x^T, (c, c); None: rounded one by one.
     Up to `lean` steps past the half still goes towards 0: fewer bits. A DEAD_ZONE of sqrt(2) / 12 is best for Laplacian w."""
     def nearest(x: np.ndarray) -> np.ndarray: return np.clip(np.sign(x) * np.ceil(np.abs(x / step) - np.float32(0.5 + lean)), -32767, 32767)
     if hessian is None: return nearest(w).astype(np.int16)
     h = hessian.astype(np.float64)
-    lower = np.linalg.cholesky(np.linalg.inv(h + (damp * np.trace(h) / len(h) + 1e-12) * np.eye(len(h)))).astype(np.float32)
+    lower = np.linalg.cholesky(np.linalg.inv(h + (0.05 * np.trace(h) / len(h) + 1e-12) * np.eye(len(h)))).astype(np.float32)
     error, rounded = np.empty(w.T.shape, np.float32), np.empty(w.T.shape, np.int16)
     for i, column in enumerate(np.ascontiguousarray(w.T)):  # GPTQ (arXiv:2210.17323): make good what rounding has done so far
         want = column - lower[i, :i] @ error[:i]
@@ -915,7 +920,7 @@ def pack_tensor(w: np.ndarray, bits: int, s: Settings, step: float = 0.0, hessia
         half, kept = (8, 0xFFF0) if s.QUANT == "step" else (0, 0xFFFF)
         return ((w.astype("<f2").view("<u2") + half) & kept).astype("<u2").tobytes()
     w, lean = np.asarray(w, np.float32), min(s.DEAD_ZONE * step, 0.3)
-    scales, symbols = quantize_rows(w, bits) if bits else (grid := grid_step(w, step), round_to_grid(w, grid, hessian, s.GPTQ_DAMP, lean))
+    scales, symbols = quantize_rows(w, bits) if bits else (grid := grid_step(w, step), round_to_grid(w, grid, hessian, lean))
     return scales.astype("<f2").tobytes() + symbols.astype("<i2" if not bits else "i1").tobytes()
 def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndarray:
     """The float32 weights that pack_tensor's bytes stand for."""

@@ -35,7 +35,7 @@ hypothesis_settings.load_profile("any machine")  # a busy machine is slow, and n
 torch.set_num_threads(1)  # as the commands get it, so that their numbers are the same bits
 LANES = dict(  # every lane at once: streaming attention, learning from what was scored, hashed pairs, a fitted export
     ATTN_WINDOW=16, EVAL_SEQ_LEN=64, EVAL_STRIDE=48, TTT_LR=0.01, TTT_DOC_LR=0.005, BIGRAM_ROWS=50, BIGRAM_DIM=8, MLP_LEAK=0.3, SMEAR=1,
-    HEAD_GATE=12, CONV_TAPS=3, KEY_SHIFT=1, NGRAM_CACHE=4,
+    HEAD_GATE=12, CONV_TAPS=3, KEY_SHIFT=1, VALUE_EMBED=1, NGRAM_CACHE=4,
     QUANT="step", CODEC="rans", CALIBRATION_TOKENS=300, BALANCE_TOKENS=256, TARGET_BYTES=TRAINER.stat().st_size + 12_000,
 )  # fmt: skip
 

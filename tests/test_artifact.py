@@ -347,10 +347,10 @@ def test_gptq_lowers_the_error_of_the_outputs(step):
         assert symbols.dtype == np.int16 and symbols.shape == w.shape
         return np.square(x @ (w - grid * symbols).T).mean()
 
-    nearest = round_to_grid(w, grid, None, 0.01)
+    nearest = round_to_grid(w, grid, None)
     np.testing.assert_array_equal(nearest, np.rint(w / grid))
-    assert error(round_to_grid(w, grid, hessian, 0.01)) < 0.5 * error(nearest)
-    independent = round_to_grid(w, grid, np.diag(np.diag(hessian)), 0.01)  # nothing to make good elsewhere
+    assert error(round_to_grid(w, grid, hessian)) < 0.5 * error(nearest)
+    independent = round_to_grid(w, grid, np.diag(np.diag(hessian)))  # nothing to make good elsewhere
     np.testing.assert_array_equal(independent, nearest)
 
 
@@ -360,7 +360,7 @@ def test_a_dead_zone_rounds_down_past_the_half():
     down = np.sign(w) * np.floor(np.abs(w / (grid := grid_step(w, 2.0))) + 0.5 - 0.2)
     assert np.count_nonzero(down != np.rint(w / grid)) > 20
     for hessian in (None, np.diag(np.square(x).mean(0))):
-        np.testing.assert_array_equal(round_to_grid(w, grid, hessian, 0.01, 0.2), down)
+        np.testing.assert_array_equal(round_to_grid(w, grid, hessian, 0.2), down)
     for share, step, lean in ((0.0, 2.0, 0.0), (0.1, 2.0, 0.2), (0.1, 8.0, 0.3)):
         raw, grid = pack_tensor(w, 0, export_settings(QUANT="step", DEAD_ZONE=share), step), grid_step(w, step)
         want = grid * np.sign(w) * np.ceil(np.abs(w / grid) - np.float32(0.5 + lean))
@@ -393,7 +393,7 @@ def test_gptq_is_the_column_by_column_update_of_the_paper():
         inverse = np.linalg.inv(h[i:, i:])
         want[:, i] = np.rint(left[:, i] / grid)
         left[:, i:] -= np.outer((left[:, i] - grid * want[:, i]) / inverse[0, 0], inverse[0])
-    np.testing.assert_array_equal(round_to_grid(w, np.float32(grid), (x.T @ x / len(x)), 0.05), want)
+    np.testing.assert_array_equal(round_to_grid(w, np.float32(grid), (x.T @ x / len(x))), want)
 
 
 def test_hessians_reach_the_matrix_they_belong_to():
@@ -412,7 +412,7 @@ def test_grids_of_odd_matrices(w):
     for hessian in (None, np.zeros((4, 4), np.float32), np.ones((4, 4), np.float32)):
         for step in (0.001, 8.0):
             grid = grid_step(w, step)
-            assert grid >= 6.1e-5 and np.isfinite(round_to_grid(w, grid, hessian, 0.01) * grid).all()
+            assert grid >= 6.1e-5 and np.isfinite(round_to_grid(w, grid, hessian) * grid).all()
 
 
 def normal_weights(times=1):

@@ -15,7 +15,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 import train_gpt
-from train_gpt import BOS, GPT, LATER_KEYS, MODEL_KEYS, Log, Runtime, decode_artifact, score, window_batches
+from train_gpt import BOS, GPT, LATER_KEYS, MODEL_KEYS, Log, Runtime, decode_artifact, initial_weights, score, window_batches
 
 CPU = Runtime(torch.device("cpu"), torch.float32, False, [])
 RATE = LANES["TTT_LR"]
@@ -191,7 +191,7 @@ def test_key_shift_moves_the_slow_half_of_each_key_by_a_token(monkeypatch):
     monkeypatch.setattr(train_gpt, "norm", lambda y: y)
     monkeypatch.setattr(train_gpt, "attend", lambda q, k, v, window: seen.append((q, k, v)) or q)
     for attention in (plain, shifted):
-        attention(x, torch.empty(9, 0), torch.empty(9, 0), torch.ones(x.size(2)))
+        attention(x, None, torch.empty(9, 0), torch.empty(9, 0), torch.ones(x.size(2)))
     (q, k, v), (q2, k2, v2) = seen
     width = plain.head_dim
     for channel in range(width):
@@ -215,6 +215,23 @@ def test_gates_start_open():
         torch.testing.assert_close(gated.logits(row, 20), plain.logits(row, 20))
         gated.blocks[0].attn.gate[1] = -100.0 * torch.sign(torch.randn(16))
         assert not torch.allclose(gated.logits(row, 20), plain.logits(row, 20))
+
+
+def test_each_block_adds_the_value_embedding_of_a_token_to_its_values(monkeypatch):
+    """By the block's scale, and for that token alone; at the start the table is zero, so it changes nothing."""
+    s = lane_settings(NUM_LAYERS=1, CONV_TAPS=0)
+    start = initial_weights(s, GPT(s, CPU).weights())
+    assert start["value_embed"].shape == (s.VOCAB_SIZE, s.NUM_KV_HEADS * s.MODEL_DIM // s.NUM_HEADS) and not start["value_embed"].any()
+    model, seen = random_model(s), []
+    monkeypatch.setattr(train_gpt, "attend", lambda q, k, v, window: seen.append(v[0]) or q)
+    row = torch.from_numpy(np.random.default_rng(1).integers(2, 300, (1, 12)))
+    with torch.no_grad():
+        model.logits(row, 1)
+        table, scale = model.value_embed.clone(), model.blocks[0].attn.value_scale
+        model.value_embed.zero_()
+        model.logits(row, 1)
+    added = table[row[0]].view(12, *scale.shape) * scale
+    torch.testing.assert_close(seen[0] - seen[1], added.movedim(0, 1), rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------ hashed pairs
@@ -506,7 +523,7 @@ def test_the_run_reports_what_it_did(finished_lanes):
     assert weights["bigram"].shape == (50, 8) and weights["bigram"].any() and weights["bigram_up"].any()
     model = line_of(done.out, "model ")
     assert int(model["parameters"]) == sum(w.size for w in weights.values()) == sum(int(model[r]) for r in set(train_gpt.ROLES.values()))
-    assert int(model["table"]) == 400
+    assert int(model["table"]) == 400 + weights["value_embed"].size
 
 
 def test_learning_can_be_left_out_by_hand(main, finished_lanes):

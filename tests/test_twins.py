@@ -127,7 +127,9 @@ class Pair:
 SHAPES = {
     "grouped heads, odd depth": ("NUM_LAYERS=5",),
     "one block": ("NUM_LAYERS=1", "NUM_KV_HEADS=4"),
-    "lanes": ("ATTN_WINDOW=7", "MLP_LEAK=0.5", "BIGRAM_ROWS=50", "BIGRAM_DIM=8", "SMEAR=1", "HEAD_GATE=12", "CONV_TAPS=3", "KEY_SHIFT=1"),
+    "lanes": tuple(
+        "ATTN_WINDOW=7 MLP_LEAK=0.5 BIGRAM_ROWS=50 BIGRAM_DIM=8 SMEAR=1 HEAD_GATE=12 CONV_TAPS=3 KEY_SHIFT=1 VALUE_EMBED=1".split()
+    ),
     "other head, softcap and width": ("NUM_LAYERS=2", "NUM_KV_HEADS=1", "MLP_MULT=3", "LOGIT_SOFTCAP=5", "ROPE_BASE=500"),
 }
 
@@ -517,7 +519,7 @@ def test_same_log_files_and_results(both, runs):
 
 
 LANES = dict(ATTN_WINDOW=16, MLP_LEAK=0.5, BIGRAM_ROWS=100, BIGRAM_DIM=8, SMEAR=1, HEAD_GATE=12, CONV_TAPS=3, KEY_SHIFT=1)
-LANES |= dict(QUANT="step", CODEC="rans", CALIBRATION_TOKENS=512)
+LANES |= dict(VALUE_EMBED=1, QUANT="step", CODEC="rans", CALIBRATION_TOKENS=512)
 
 
 @pytest.fixture(scope="module")
