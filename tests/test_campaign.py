@@ -37,6 +37,7 @@ from pathlib import Path
 
 {SHARED_SETTINGS}
 SETTINGS = COMMON_SETTINGS + [Setting("DEVICE", "auto", "auto|cuda|cpu", ""), Setting("EVAL_BATCH_TOKENS", 64, (2, 2**26), "")]
+SETTINGS += [Setting("MICROBATCH_TOKENS", 0, (0, 2**26), "")]
 resolve_device = GPT = lambda *args: type("Model", (), {{"weights": staticmethod(dict)}})
 initial_weights = lambda s, weights: weights
 forecast_bytes = lambda weights, s, code_bytes: 1000 * s.BITS_MATRIX

@@ -28,8 +28,8 @@ def test_the_settings_of_the_run_give_its_own_numbers(finished, capsys):
 def test_every_combination_is_a_row(finished_lanes, capsys):
     """Coarser steps take fewer bytes and cost more; a byte target makes them alike."""
     folder = finished_lanes[0]
-    _, rows = table(capsys, folder, "STEP_MATRIX=0.1,1.0", "STEP_EMBED=0.01,1.0", "TARGET_BYTES=0")
-    assert [row[:3] for row in rows] == [[m, e, "0"] for m in ("0.1", "1.0") for e in ("0.01", "1.0")]
+    _, rows = table(capsys, folder, "STEP_MATRIX=0.1,4.0", "STEP_EMBED=0.01,4.0", "TARGET_BYTES=0")
+    assert [row[:3] for row in rows] == [[m, e, "0"] for m in ("0.1", "4.0") for e in ("0.01", "4.0")]
     sizes, costs = [int(row[3]) for row in rows], [float(row[5]) for row in rows]
     assert sizes[0] > max(sizes[1:3]) and min(sizes[1:3]) > sizes[3] and costs[3] > costs[0]
     wanted = (sizes[0] + sizes[3]) // 2

@@ -175,8 +175,8 @@ def test_grouped_heads_are_those_of_repeated_keys(tiny_settings):
         x = torch.randn(2, 20, 32, generator=generator)
         cos, sin = train_gpt.rotary_table(20, 8, 10_000.0, x.device)
         scale, one = torch.randn(32, generator=generator), torch.ones(32)
-        torch.testing.assert_close(few(x, cos, sin, scale), many(x, cos, sin, scale), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(few(x, cos, sin, scale), scale * few(x, cos, sin, one), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(few(x, None, cos, sin, scale), many(x, None, cos, sin, scale), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(few(x, None, cos, sin, scale), scale * few(x, None, cos, sin, one), atol=1e-4, rtol=1e-4)
 
 
 def test_rotation_makes_scores_depend_on_distance_alone():
