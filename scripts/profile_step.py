@@ -80,9 +80,10 @@ def operations(s, element_bytes: int) -> list[tuple[str, float, float]]:
     keys = window * (1 - window / (2 * s.TRAIN_SEQ_LEN))
     attention = ("attention", 3.5 * 4 * tokens * keys * width, 3 * element_bytes * tokens * 2 * (width + kv))
     # numbers read and written for a token by each block: mix and norm, norm of queries and keys with rotation, residual and norm,
-    # squared activation, two convolutions, gates; and outside of the blocks: skips, smear, the sum with the pairs
+    # squared activation, two convolutions, gates, the value embedding's sum; outside of the blocks: skips, smear, what the tables give
     block = 3 * width + 2 * (width + kv) + 3 * width + 2 * hidden + 2 * width * (2 * bool(s.CONV_TAPS) + bool(s.HEAD_GATE))
-    once = 3 * width * (s.NUM_LAYERS // 2) + 2 * width * bool(s.SMEAR) + (pairs + 2 * width) * bool(pairs)
+    block += 3 * kv * s.VALUE_EMBED
+    once = 3 * width * (s.NUM_LAYERS // 2) + 2 * width * bool(s.SMEAR) + (pairs + 2 * width) * bool(pairs) + 2 * kv * s.VALUE_EMBED
     rows += [attention] * s.NUM_LAYERS
     rows.append(("elementwise and rest", 0.0, 3 * element_bytes * tokens * (s.NUM_LAYERS * block + once)))
     rows.append(("elementwise and rest", 0.0, 2 * element_bytes * tokens * s.VOCAB_SIZE))  # softcap and cross-entropy

@@ -17,7 +17,7 @@ def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
 
 
 def test_the_parts_make_the_step(tiny, monkeypatch, capsys):
-    status, out, err = run(monkeypatch, capsys, *tiny.settings(CONV_TAPS=3, HEAD_GATE=12))
+    status, out, err = run(monkeypatch, capsys, *tiny.settings(CONV_TAPS=3, HEAD_GATE=12, VALUE_EMBED=1))
     assert status == 0, err
     rows = {name.strip(): float(ms) for name, ms in re.findall(r"^\| ([a-z ]+?) *\| (-?[\d.]+) \|", out, re.M)}
     assert {"matrix products", "elementwise and rest", "optimizer", "idle", "whole step"} <= set(rows)
