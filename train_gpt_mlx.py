@@ -405,7 +405,7 @@ def sha256_of(data: np.ndarray | bytes) -> str: return hashlib.sha256(data).hexd
 # shared: end bytes
 # Model ================================================================================================================
 # shared: begin roles
-ROLES = {"embed": "embed", "bigram": "table", "value_embed": "table"}  # end of a name -> role: start, optimizer, rate and bits
+ROLES = {"embed": "embed", "bigram": "table", "value_embed": "table"}  # last part or two of a name -> role: start, optimizer, rate and bits
 ROLES |= dict.fromkeys(["q", "k", "v", "out", "up", "down", "bigram_up"], "matrix")
 ROLES |= dict.fromkeys("q_gain attn_scale mlp_scale mix skips smear attn.gate attn_conv mlp_conv value_scale".split(), "vector")
 def role_of(name: str) -> str:
@@ -822,7 +822,7 @@ def round_to_grid(w: np.ndarray, step: np.float32, hessian: np.ndarray | None, l
     Up to `lean` steps past the half still goes towards 0: fewer bits. A DEAD_ZONE of sqrt(2) / 12 is best for Laplacian w."""
     def nearest(x: np.ndarray) -> np.ndarray: return np.clip(np.sign(x) * np.ceil(np.abs(x / step) - np.float32(0.5 + lean)), -32767, 32767)
     if hessian is None: return nearest(w).astype(np.int16)
-    h = hessian.astype(np.float64)
+    h = hessian.astype(np.float64)  # damped by 0.05 of its mean diagonal: anything from 0.01 to 0.3 is as good (docs/experiments/bytes.md)
     lower = np.linalg.cholesky(np.linalg.inv(h + (0.05 * np.trace(h) / len(h) + 1e-12) * np.eye(len(h)))).astype(np.float32)
     error, rounded = np.empty(w.T.shape, np.float32), np.empty(w.T.shape, np.int16)
     for i, column in enumerate(np.ascontiguousarray(w.T)):  # GPTQ (arXiv:2210.17323): make good what rounding has done so far

@@ -45,9 +45,9 @@ except ImportError as e:
     refuse("the referee", str(e.name), "requirements-cuda.txt")
 
 SAME_CARD_BPB, CPU_BPB, OTHER_BPB = 1e-5, 1e-4, 1e-3  # how far a verified score may be from the claim; logs do not say which CPU
-# Two trainings differ by more than this in what a target costs, in the mean and as a share of it: seeds of one recipe by 0.14 to 0.17 (0.11
-# after 40 steps), two records of one seed and like recipes by 0.12. One training exported three times by three seeds'
-# calibration differs by 0.04 to 0.06; one artifact with noise on its vectors by 0.014 to 0.025 nats.
+# Two trainings differ by more than both of these in what a target costs, in the mean: as a share of the cost, and in nats. Seeds of one
+# recipe differ by a share of 0.14 to 0.17 (0.11 after 40 steps), two records of one seed and like recipes by 0.12; one training that was
+# exported by the calibration of three seeds by 0.04 to 0.06. One artifact with noise on its vectors differs by 0.014 to 0.025 nats.
 SAME_RUN_SHARE, SAME_RUN_NATS = 0.08, 0.1
 NAMES_LEFT = 200  # names looked up in vain that may be in the kernel's memory when the second process starts; honest runs left 9 to 30
 

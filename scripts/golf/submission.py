@@ -74,8 +74,8 @@ class Child:
         copy, root = Path(self.work) / "submission", Path(self.work) / "root"
         copy.mkdir()
         root.mkdir()
-        for name, at in (("train_gpt.py", "train_gpt.py"), (artifact, "artifact.bin")):  # a name of its own could say something too
-            shutil.copyfile(folder / name, copy / at)
+        shutil.copyfile(folder / "train_gpt.py", copy / "train_gpt.py")
+        shutil.copyfile(folder / artifact, copy / "artifact.bin")  # a name of its own, as a seed's artifact has, could say something too
         self.cuda = device != "cpu" and os.path.exists("/dev/nvidiactl")
         (copy / "settings.env").write_text(child_settings(folder / "settings.env", device, self.cuda), encoding="utf-8")
         for path in copy.iterdir():
