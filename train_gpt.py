@@ -154,7 +154,6 @@ class Settings:
     def as_env(self) -> str:
         odd = {k: f'"{v}"' for k, v in self.values.items() if re.search(r"""^[\s"']|[\s"']$|\s#""", str(v))}
         return "".join(f"{k}={v}\n" for k, v in (self.values | odd).items())
-
 def nearby(value: int, unit: int) -> str: return "try " + " or ".join(str(n * unit) for n in (value // unit, value // unit + 1) if n)
 def check_settings(s: Settings) -> None:
     """Check the settings against one another, before anything is loaded. Raises UserError."""
@@ -244,8 +243,7 @@ class Runtime:
         torch.manual_seed(seed)
         if self.cuda: torch.cuda.set_device(self.device)
         else: torch.set_flush_denormal(True)
-        if self.compile and not self.cuda and sys.platform == "linux":  # then C++ calls the kernels, not Python: 5% of a step
-            torch._inductor.config.cpp_wrapper = True
+        if self.compile and not self.cuda and sys.platform == "linux": torch._inductor.config.cpp_wrapper = True  # C++ calls the kernels
         self.steps_in_flight = 2 * self.cuda  # how far the host may run ahead of the device
         if self.world > 1:
             dist.init_process_group("nccl" if self.cuda else "gloo")
@@ -267,25 +265,25 @@ class Runtime:
         box = [text]
         if self.world > 1: dist.broadcast_object_list(box, group=self.control)
         return box[0]
-
 def resolve_device(s: Settings) -> Runtime:
     """Pick device, precision and compilation; fall back with a reason where the machine lacks something. Raises UserError."""
-    notes, dtype, use_compile = [], torch.float32 if s.PRECISION == "fp32" else torch.bfloat16, s.COMPILE != "off"
+    notes, use_compile = [], s.COMPILE != "off"
     if not torch.cuda.is_available() or s.DEVICE == "cpu":
         if s.DEVICE == "cuda": raise UserError("DEVICE=cuda: torch finds no CUDA device (`nvidia-smi`: CUDA 13 takes driver 580 or newer); "
             "without one\n  bash scripts/run_cuda_baseline.sh configs/local_cpu_smoke.env")
         if s.DEVICE == "auto": notes.append("no CUDA device: running on the CPU")
         compiler = any(shutil.which(c) for c in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))
         if s.COMPILE == "on" and not compiler: notes.append("COMPILE=on, but there is no C++ compiler: running without torch.compile")
-        return Runtime(torch.device("cpu"), dtype if s.PRECISION == "bf16" else torch.float32, s.COMPILE == "on" and compiler, notes)
+        bf16 = s.PRECISION == "bf16" and any(has and name.endswith("bf16") for name, has in torch.cpu.get_capabilities().items())
+        if s.PRECISION == "bf16" and not bf16: notes.append("this CPU has no bf16 instructions, and is slow in it: running in fp32")
+        return Runtime(torch.device("cpu"), torch.bfloat16 if bf16 else torch.float32, s.COMPILE == "on" and compiler, notes)
     capability = torch.cuda.get_device_capability(device := torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))))
-    if dtype is torch.bfloat16 and capability < (8, 0):
-        notes.append(f"compute capability {capability} has no fast bf16: running in fp32")
-        dtype = torch.float32
+    bf16 = s.PRECISION != "fp32" and capability >= (8, 0)
+    if s.PRECISION != "fp32" and not bf16: notes.append(f"compute capability {capability} has no fast bf16: running in fp32")
     triton = capability >= (7, 0) and importlib.util.find_spec("triton") is not None
     if use_compile and not triton: notes.append(f"no Triton (capability {capability}, {platform.system()}): running without torch.compile")
     graphs = s.COMPILE == "auto" and triton and Runtime.world == 1 and not 0 < s.MICROBATCH_TOKENS < s.TRAIN_BATCH_TOKENS
-    return Runtime(device, dtype, use_compile and triton, notes, graphs)
+    return Runtime(device, torch.bfloat16 if bf16 else torch.float32, use_compile and triton, notes, graphs)
 # Shards and batches ===================================================================================================
 # shared: begin shards
 SHARD_MAGIC, SHARD_VERSION, SHARD_HEADER_BYTES = 20240520, 1, 1024
@@ -446,11 +444,19 @@ def linear(x: Tensor, *weights: Tensor, scale: Tensor | None = None) -> Tensor:
     for watch in WATCH: watch(x, weights)
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     return F.linear(x, (weight if scale is None else scale[:, None] * weight).to(x.dtype))
+KEPT: list[collections.deque[Tensor]] = []  # while GPT.nats reads rows in two parts: what the first leaves for the second, in order
+def behind(x: Tensor, reach: int) -> Tensor:
+    """x (B, T, …); in the second part of rows with up to `reach` positions (0: all) of the first part in front, as they were there."""
+    if not KEPT: return x
+    if torch.is_grad_enabled(): return torch.cat((KEPT[0].popleft(), x), 1)
+    KEPT[0].append(x[:, -reach:])
+    return x
 def convolve(x: Tensor, taps: Tensor) -> Tensor:
     """Short causal convolution: each of (B, T, D) gets shares `taps` (reach, D) of those before it, a filter a channel (Canon layers,
     arXiv:2512.17351). Rolled after the product, so that no rolled copy is kept; masked, as padding would be a CUDA kernel more."""
+    T, x = x.size(1), behind(x, len(taps))
     left = torch.arange(x.size(1), 0, -1, device=x.device)[:, None]  # tokens from here to the end
-    return x + sum(torch.roll(tap * x * (left > back), back, 1) for back, tap in enumerate(taps.to(x.dtype), 1))
+    return (x + sum(torch.roll(tap * x * (left > back), back, 1) for back, tap in enumerate(taps.to(x.dtype), 1)))[:, -T:]
 def rotary_table(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
     angle = torch.outer(torch.arange(length, dtype=torch.float64), base ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim))
@@ -460,12 +466,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # b, a; a `cat` of rotated halves takes two CUDA kernels more
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return x * torch.cat((cos, cos), -1) + swapped * torch.cat((-sin, sin), -1)
-
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Causal attention, (B, heads, T, head_dim); in a window, a position sees itself and the window - 1 before it."""
-    T, scale = q.size(2), q.size(3) ** -0.5
-    if not q.is_cuda or q.dtype is torch.float32 or T > window > 0:  # of the fast kernels, only CUDA's for bf16 without a mask has groups
+    """Causal attention of the last T positions, (B, heads, T, head_dim); in a window, each sees itself and the window - 1 before it."""
+    T, S, scale = q.size(2), k.size(2), q.size(3) ** -0.5
+    if not q.is_cuda or q.dtype is torch.float32 or S > min(T, window or T):  # only CUDA's fast kernel for bf16 without masks has groups
         k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))
+    if S > T:
+        return F.scaled_dot_product_attention(q, k, v, torch.ones(T, S, device=q.device).tril(S - T).triu(S - T + 1 - (window or S)).bool())
     if window and T > window:  # blocks of queries, each with the keys of the block before it and its own: query i sees i + 1 to i + window
         first = attend(q[:, :, :window], k[:, :, :window], v[:, :, :window], 0)
         q, k, v = (F.pad(x, (0, 0, 0, -T % window)) for x in (q[:, :, window:], k, v))
@@ -493,13 +500,14 @@ class Attention(nn.Module):
         heads = linear(x, self.q, self.k, self.v).view(B, T, -1, self.head_dim)  # one product, not three
         qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), 2)  # (B, T, H, head_dim)
         if values is not None: v = v + self.value_scale.to(x.dtype) * values.view(v.shape)  # value embedding, as in nanoGPT speed runs
+        qk, v = behind(qk, self.window), behind(v, self.window)
         if self.key_shift:
             at, head, channel = (torch.arange(n, device=x.device) for n in qk.shape[1:])
             late = (at > 0)[:, None, None] & (head >= self.heads)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
             qk = torch.where(late, torch.roll(qk, 1, 1), qk)
-        gain = F.pad(self.q_gain, (0, self.kv_heads), value=1.0).to(x.dtype).expand(B, T, -1)[..., None]  # summed by rows in backward
-        q, k = rotate(norm(qk) * gain, cos[:, None], sin[:, None]).split((self.heads, self.kv_heads), 2)
-        y = attend(*(z.transpose(1, 2) for z in (q, k, v)), self.window).transpose(1, 2)  # (B, T, H, head_dim)
+        gain = F.pad(self.q_gain, (0, self.kv_heads), value=1.0).to(x.dtype).expand(*qk.shape[:2], -1)[..., None]  # backward sums by rows
+        q, k = rotate(norm(qk) * gain, *(z[: qk.size(1), None] for z in (cos, sin))).split((self.heads, self.kv_heads), 2)
+        y = attend(*(z.transpose(1, 2) for z in (q[:, -T:], k, v)), self.window).transpose(1, 2)  # (B, T, H, head_dim)
         if hasattr(self, "gate"): y = y * 2 * F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype)).sigmoid()[..., None]
         return linear(y.reshape(B, T, D), self.out, scale=scale)
 
@@ -547,10 +555,9 @@ class GPT(nn.Module):
         self.cos, self.sin = rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE, runtime.device)
     def hidden(self, tokens: Tensor) -> Tensor:
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
-        cos, sin, skips = self.cos[: tokens.size(1)], self.sin[: tokens.size(1)], self.skips.to(self.dtype)
-        x = F.embedding(tokens, self.embed).to(self.dtype)
-        if hasattr(self, "bigram"):
-            pair = (F.pad(tokens, (1, 0))[:, :-1] * 36313 ^ tokens * 27191) % len(self.bigram)  # large odd factors spread the pairs
+        skips, x = self.skips.to(self.dtype), F.embedding(tokens, self.embed).to(self.dtype)
+        if hasattr(self, "bigram"):  # large odd factors spread the pairs
+            pair = (F.pad(behind(tokens, 1), (1, 0))[:, -tokens.size(1) - 1 : -1] * 36313 ^ tokens * 27191) % len(self.bigram)
             x = norm(x) + linear(F.embedding(pair, self.bigram).to(self.dtype), self.bigram_up)
         if hasattr(self, "smear"): x = torch.where((tokens != BOS)[..., None], convolve(x, self.smear[None]), x)
         values = F.embedding(tokens, self.value_embed).to(self.dtype) if hasattr(self, "value_embed") else None
@@ -558,7 +565,7 @@ class GPT(nn.Module):
         saved: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             if saved and i >= len(skips): x = x + skips[len(saved) - 1] * saved.pop()  # the first time its own input
-            x = block(x, x0, values, cos, sin)
+            x = block(x, x0, values, self.cos, self.sin)
             if i < len(skips): saved.append(x)
         return norm(x)
     def logits(self, tokens: Tensor, last: int) -> Tensor:
@@ -567,7 +574,12 @@ class GPT(nn.Module):
         return self.softcap * torch.tanh(logits / self.softcap)
     def nats(self, tokens: Tensor, targets: Tensor, last: int) -> Tensor:
         """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32."""
-        return F.cross_entropy(self.logits(tokens, last).flatten(0, 1), targets[:, -last:].flatten(), reduction="none")
+        if in_two := torch.is_grad_enabled() and last < tokens.size(1):  # no gradient at the tokens before: in a third of the time
+            KEPT.append(collections.deque())
+            with torch.no_grad(): self.hidden(tokens[:, :-last])
+        logits = self.logits(tokens[:, -last:] if in_two else tokens, last)
+        if in_two: KEPT.clear()
+        return F.cross_entropy(logits.flatten(0, 1), targets[:, -last:].flatten(), reduction="none")
     def weights(self) -> dict[str, np.ndarray]: return {n: p.detach().float().cpu().numpy().copy() for n, p in self.named_parameters()}
     @torch.no_grad()
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
@@ -577,7 +589,6 @@ class GPT(nn.Module):
             names = ", ".join(sorted(mine.keys() ^ weights.keys())[:5]) or "no name, but in shapes"
             raise UserError(f"the weights do not fit the model these settings build; they differ in {names}")
         for name, p in mine.items(): p.copy_(torch.from_numpy(np.array(weights[name])))
-
 @torch.no_grad()
 def second_moments(model: GPT, rows: np.ndarray) -> dict[str, np.ndarray]:
     """For round_to_grid, by name, the sum of x x^T over inputs x on rows (n, T + 1) of each matrix that `linear` gets as it is: (c, c)."""
@@ -666,9 +677,8 @@ def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: f
 # Scoring windows ======================================================================================================
 # shared: begin windows
 def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Sliding windows (start, end, first_scored) over a stream of n_targets + 1 tokens, that score every position once.
-    A window reads tokens[start:end] and scores positions first_scored … end - 1, the target of position i being tokens[i + 1].
-    All are equally long: the last one moves back to end with the stream, so none is padded."""
+    """Sliding windows (start, end, first_scored), all equally long, over n_targets + 1 tokens, that score every position once: a window
+    reads tokens[start:end] and scores positions first_scored … end - 1, the target of position i being tokens[i + 1]."""
     length = min(seq_len, n_targets)
     yield 0, length, 0
     for scored in range(length, n_targets, stride):
@@ -760,8 +770,7 @@ class Learner(torch.optim.Adam):
         self.weights, self.share = [p.data for p in model.parameters() if p.numel()], lr / (lr + doc_lr)
         self.lasting = [w.clone() for w in self.weights]
     def learn(self, nats: Tensor, own: np.ndarray, begins: np.ndarray) -> None:
-        """Learn from targets that are scored: the model's nats, its part in each mixture, as the cache knows the rest, and whether each is
-        the first of a document, (n,) all."""
+        """Learn from scored targets: the model's nats, its part in each mixture with the cache, whether each begins a document, (n,)."""
         before, ended = [w.clone() for w in self.weights], self.share < 1 and begins.any()
         if ended: own = own * (np.arange(len(own)) >= np.flatnonzero(begins)[-1])  # only from the document that goes on
         torch.use_deterministic_algorithms(True, warn_only=True)  # else a GPU adds up in another order, and scores otherwise, each time
@@ -781,23 +790,20 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)))
     nats, stream = np.zeros(n, np.float32), torch.from_numpy(tokens.astype(np.int64)).to(r.device)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
-    usual_nats = model.nats
-    if r.compile and r.cuda and not ttt and len(batches) > COMPILE_ABOVE:
-        usual_nats = torch.compile(model.nats, dynamic=False)
+    compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and not ttt and len(batches) > COMPILE_ABOVE else None
+    if compiled:
         torch._dynamo.config.suppress_errors = True  # what fails to compile is scored without
     if ttt: weights, learner = model.weights(), Learner(model, ttt, s.TTT_DOC_LR)
-    mix = cache_beside(tokens, s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else None
+    mix = cache_beside(tokens, s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats, np.ones_like(nats))
     mine = batches if ttt else batches[r.rank :: r.world]
     with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):
         for starts, length, last in mine:
             positions = starts[:, None] + np.arange(length)
             rows, where = torch.from_numpy(positions).to(r.device), positions[:, -last:]
-            nats_of = usual_nats if (len(starts), last) == usual else model.nats
-            values = nats_of(stream[rows], stream[rows + 1], last)
+            values = (compiled if compiled and (len(starts), last) == usual else model.nats)(stream[rows], stream[rows + 1], last)
             nats[where] = values.detach().view(-1, last).cpu().numpy()
             if ttt:
-                own = np.ones(last)
-                if mix: nats[where[0]], own = mix(nats[where[0]], where[0])
+                nats[where[0]], own = mix(nats[where[0]], where[0])
                 learner.learn(values, own, tokens[where[0]] == BOS)
             bar(values.numel())
     if ttt: model.load_weights(weights)
@@ -811,7 +817,6 @@ ARTIFACT_MAGIC, CODECS = b"PGLA", ("zlib", "zstd", "rans")  # version 1 knows ne
 MAX_HEADER_BYTES, MAX_RAW_BYTES, MAX_TENSORS = 1 << 20, 1 << 28, 10_000  # bounds for decoding what strangers send
 RANS_LANES, RANS_TABLES, RANS_LOW, MAX_RANS_BYTES = 64, 64, 1 << 24, 1 << 25
 class ArtifactError(UserError): """The bytes are not a whole, valid artifact."""
-
 def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """(r, c) float32 -> scales (r,) float16, symbols (r, c) int8, w ~ scale * symbol; each row's clip has the least squared error."""
     top, row = 2 ** (bits - 1) - 1, np.arange(len(w))
@@ -847,7 +852,6 @@ def sections(tensors: list) -> list[tuple[str, int, int]]:
         parts.append(("u1", math.prod(shape) if bits == 16 else shape[0] if bits else 1, 2))
         if bits < 16: parts.append(("i1" if bits else "<i2", *shape))
     return parts
-
 def rans_encode(raw: bytes, parts: list) -> bytes:
     """Interleaved rANS (arXiv:1311.2540, 1402.3392): symbol i goes through lane i modulo RANS_LANES, in words of 2 bytes."""
     at, scales, values, table = 0, b"", [], []
@@ -900,7 +904,6 @@ def rans_decode(data: bytes, parts: list) -> bytes:
     if (state != RANS_LOW).any() or used != len(words): raise ValueError("its lanes do not end where the coder began")
     values = np.split(entries % frequency.shape[1] + side[:4].view("<i4"), np.cumsum([rows * columns for _, rows, columns in parts])[:-1])
     return b"".join(x.astype(kind).tobytes() for x, (kind, _, _) in zip(values, parts))
-
 def compress(raw: bytes, codec: str, parts: list | None = None) -> bytes:
     if codec == "rans": return rans_encode(raw, parts)
     return zlib.compress(raw, 9) if codec == "zlib" else zstandard.ZstdCompressor(level=22).compress(raw)
@@ -919,7 +922,6 @@ def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
     if len(raw) != size or not whole:
         raise ArtifactError(f"the {codec} data do not unpack to exactly the {size} bytes that the prefix announces")
     return raw
-
 def pack_tensor(w: np.ndarray, bits: int, s: Settings, step: float = 0.0, hessian: np.ndarray | None = None) -> bytes:
     """float16 for bits 16; else float16 scales and whole numbers: int8 with a scale per row, or for bits 0 int16 with one step."""
     if bits == 16:  # beside rounded matrices, 7 significant bits of 11 are plenty, and zeros cost nothing
@@ -934,7 +936,6 @@ def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndar
     scales = np.frombuffer(raw[: 2 * parts[0][1]], "<f2").astype(np.float32)
     if bits == 16: return scales.reshape(shape)
     return scales[:, None] * np.frombuffer(raw[2 * len(scales) :], parts[1][0]).reshape(shape)
-
 def balanced_steps(weights: dict[str, np.ndarray], s: Settings, powers: dict[str, float]) -> dict[str, float]:
     """QUANT=step: the step of each tensor in root mean squares of its weights, STEP_*; shared out anew where squared gradients `powers`
     are known. A step d costs loss like power * d^2 (Fisher information), and log2(d) bits of each weight that is not 0. So the best steps
@@ -944,7 +945,6 @@ def balanced_steps(weights: dict[str, np.ndarray], s: Settings, powers: dict[str
     want = {n: math.log(k / weights[n].size / powers[n]) / 2 - math.log(grid_step(weights[n], steps[n])) for n, k in alive.items() if k}
     mean = math.fsum(alive[n] * x for n, x in want.items()) / max(1, sum(alive.values()))  # fsum: in any order the same
     return steps | {n: steps[n] * math.exp(min(max(x - mean, -3.0), 3.0)) for n, x in want.items()}
-
 def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict | None = None, steps: dict | None = None) -> bytes:
     """Quantize and pack weights, with the settings that rebuild the model. Raises UserError on weights that are not finite.
     For QUANT=step, by the names of weights: hessians for round_to_grid, and steps in place of STEP_*."""
@@ -991,7 +991,6 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     if zlib.crc32(raw) != crc: raise ArtifactError("the checksum of the weights is wrong; the file is damaged")
     pieces = np.split(np.frombuffer(raw, np.uint8), np.cumsum(sizes)[:-1])
     return model, {name: unpack_tensor(piece, shape, bits) for (name, shape, bits), piece in zip(tensors, pieces)}
-
 def fit_artifact(weights: dict, s: Settings, code_bytes: int, hessians: dict | None = None, powers: dict | None = None) -> tuple:
     """(steps by name, artifact): balanced_steps times a factor, 1/8 to 8, by which code + artifact get 99.8 to 100% of TARGET_BYTES."""
     target, a_bit_each = s.TARGET_BYTES - code_bytes, sum(w.size for w in weights.values()) / 8

@@ -153,7 +153,6 @@ class Settings:
     def as_env(self) -> str:
         odd = {k: f'"{v}"' for k, v in self.values.items() if re.search(r"""^[\s"']|[\s"']$|\s#""", str(v))}
         return "".join(f"{k}={v}\n" for k, v in (self.values | odd).items())
-
 def nearby(value: int, unit: int) -> str: return "try " + " or ".join(str(n * unit) for n in (value // unit, value // unit + 1) if n)
 def check_settings(s: Settings) -> None:
     """Check the settings against one another, before anything is loaded. Raises UserError."""
@@ -439,13 +438,19 @@ def linear(x: mx.array, *weights: mx.array, scale: mx.array | None = None) -> mx
     weight = mx.concatenate(weights) if len(weights) > 1 else weights[0]
     w = (weight if scale is None else scale[:, None] * weight).astype(x.dtype).T
     return x @ w if mx.default_device().type == mx.gpu else cpu_product(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], -1)
-
+KEPT: list = []  # while GPT.nats reads rows in two parts: a list of what the first leaves for the second, and then an iterator over it
+def behind(x: mx.array, reach: int) -> mx.array:
+    """x (…, T, D); in the second part of rows with up to `reach` positions (0: all) of the first part in front, as they were there."""
+    if not KEPT: return x
+    if not isinstance(KEPT[0], list): return mx.concatenate((next(KEPT[0]), x), -2)
+    KEPT[0].append(mx.stop_gradient(x[..., -reach:, :]))
+    return x
 def convolve(x: mx.array, taps: mx.array) -> mx.array:
     """Short causal convolution: each of (B, T, D) gets shares `taps` (reach, D) of those before it, a filter a channel (Canon layers,
     arXiv:2512.17351)."""
-    long, reach, T = mx.pad(x, ((0, 0), (len(taps), 0), (0, 0))), len(taps), x.shape[1]
+    T, reach = x.shape[1], len(taps)
+    long = mx.pad(behind(x, reach), ((0, 0), (reach, 0), (0, 0)))[:, -T - reach :]
     return x + sum(tap * long[:, reach - back : reach - back + T] for back, tap in enumerate(taps.astype(x.dtype), 1))
-
 def rotary_table(length: int, head_dim: int, base: float) -> tuple[mx.array, mx.array]:
     """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
     angle = np.outer(np.arange(length), base ** -(np.arange(0, head_dim, 2) / head_dim))  # float64
@@ -455,20 +460,19 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     a, b = mx.split(x, 2, -1)
     cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
     return mx.concatenate((a * cos - b * sin, a * sin + b * cos), -1)
-
 def attend(q: mx.array, k: mx.array, v: mx.array, window: int) -> mx.array:
-    """Causal attention, (B, heads, T, head_dim); in a window, a position sees itself and the window - 1 before it. It goes through
-    the queries in blocks, to pass over the keys that none of a block sees; a GPU without a window has a single block."""
-    (B, _, T, width), done, gpu = q.shape, [], mx.default_device().type == mx.gpu
-    window, scale = window or T, width**-0.5
+    """Causal attention of the last T positions, (B, heads, T, head_dim); in a window, each sees itself and the window - 1 before it. It
+    goes through the queries in blocks, to pass over the keys that none of a block sees; a GPU without a window has a single block."""
+    (B, _, T, width), late, done, gpu = q.shape, k.shape[2] - q.shape[2], [], mx.default_device().type == mx.gpu
+    window, scale = window or T + late, width**-0.5
     size = max(128, window) if gpu else 128
     for first in range(0, T, size):
-        begin, end = max(0, first - window + 1), min(first + size, T)
-        block, keys, values = q[:, :, first:end], k[:, :, begin:end], v[:, :, begin:end]
-        age = mx.arange(first, end)[:, None] - mx.arange(begin, end)
+        begin, end = max(0, first + late - window + 1), min(first + size, T) + late
+        block, keys, values = q[:, :, first : end - late], k[:, :, begin:end], v[:, :, begin:end]
+        age = mx.arange(first + late, end)[:, None] - mx.arange(begin, end)
         band = (age >= 0) & (age < window)
         if gpu:
-            mask = "causal" if end <= window else band
+            mask = "causal" if end <= window and not late else band
             done.append(mx.fast.scaled_dot_product_attention(block, keys, values, scale=scale, mask=mask))
             continue
         scores = cpu_product((scale * block).reshape(B, k.shape[1], -1, width), keys.swapaxes(2, 3))
@@ -494,13 +498,14 @@ class Attention(nn.Module):
         heads = linear(x, self.q, self.k, self.v).reshape(B, T, -1, self.head_dim).swapaxes(1, 2)  # one product, not three
         qk, v = mx.split(heads, [self.heads + self.kv_heads], 1)  # (B, H, T, head_dim)
         if values is not None: v = v + self.value_scale.astype(x.dtype)[:, None] * values.reshape(B, T, -1, self.head_dim).swapaxes(1, 2)
+        qk, v = behind(qk, self.window), behind(v, self.window)
         if self.key_shift:
             head, at, channel = (mx.arange(n) for n in qk.shape[1:])
             late = (head >= self.heads)[:, None, None] & (at > 0)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
             qk = mx.where(late, mx.roll(qk, 1, 2), qk)
         gain = mx.pad(self.q_gain, (0, self.kv_heads), constant_values=1.0).astype(x.dtype)[:, None, None]
-        q, k = mx.split(rotate(norm(qk) * gain, cos, sin), [self.heads], 1)
-        y = attend(q, k, v, self.window).swapaxes(1, 2)  # (B, T, H, head_dim)
+        q, k = mx.split(rotate(norm(qk) * gain, cos[: qk.shape[2]], sin[: qk.shape[2]]), [self.heads], 1)
+        y = attend(q[:, :, -T:], k, v, self.window).swapaxes(1, 2)  # (B, T, H, head_dim)
         if "gate" in self: y = y * 2 * mx.sigmoid(x[..., : self.gate.shape[1]] @ self.gate.T.astype(x.dtype))[..., None]
         return linear(y.reshape(B, T, D), self.out, scale=scale)
 
@@ -550,12 +555,12 @@ class GPT(nn.Module):
         self.eval()  # training alone switches on what nn.Dropout and its like do: Stepper.launch
     def hidden(self, tokens: mx.array) -> mx.array:
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
-        T = tokens.shape[1]
-        cos, sin, skips = self._rotary[0][:T], self._rotary[1][:T], self.skips.astype(self.dtype)
+        skips = self.skips.astype(self.dtype)
         x = self.embed[tokens].astype(self.dtype)
         if "bigram" in self:
             ids = tokens.astype(mx.uint32)  # holds the products of all ids below 65,536
-            pair = (mx.pad(ids, ((0, 0), (1, 0)))[:, :-1] * 36313 ^ ids * 27191) % len(self.bigram)
+            before = mx.pad(behind(ids[..., None], 1)[..., 0], ((0, 0), (1, 0)))[:, -tokens.shape[1] - 1 : -1]
+            pair = (before * 36313 ^ ids * 27191) % len(self.bigram)
             x = norm(x) + linear(self.bigram[pair].astype(self.dtype), self.bigram_up)
         if "smear" in self: x = mx.where((tokens != BOS)[..., None], convolve(x, self.smear[None]), x)
         values = self.value_embed[tokens].astype(self.dtype) if "value_embed" in self else None
@@ -563,16 +568,23 @@ class GPT(nn.Module):
         saved: list[mx.array] = []
         for i, block in enumerate(self.blocks):
             if saved and i >= len(skips): x = x + skips[len(saved) - 1] * saved.pop()  # the first time its own input
-            x = block(x, x0, values, cos, sin)
+            x = block(x, x0, values, *self._rotary)
             if i < len(skips): saved.append(x)
         return norm(x)
     def logits(self, tokens: mx.array, last: int) -> mx.array:
         """Capped logits of the last `last` positions of each row: (B, T) -> (B, last, V) float32."""
         logits = linear(self.hidden(tokens)[:, -last:], self.embed).astype(mx.float32)
         return self.softcap * mx.tanh(logits / self.softcap)
-    def nats(self, tokens: mx.array, targets: mx.array, last: int) -> mx.array:
-        """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32."""
-        return nn.losses.cross_entropy(self.logits(tokens, last), targets[:, -last:]).flatten()
+    def nats(self, tokens: mx.array, targets: mx.array, last: int, in_two: bool = False) -> mx.array:
+        """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32. In two parts, the tokens before
+        are read first, without a gradient."""
+        if in_two := in_two and last < tokens.shape[1]:
+            KEPT.append([])
+            self.hidden(tokens[:, :-last])
+            KEPT[0] = iter(KEPT[0])
+        logits = self.logits(tokens[:, -last:] if in_two else tokens, last)
+        KEPT.clear()
+        return nn.losses.cross_entropy(logits, targets[:, -last:]).flatten()
     def weights(self) -> dict[str, np.ndarray]: return {name: np.array(p) for name, p in tree_flatten(self.parameters())}
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Copy weights in by name. Raises UserError unless names and shapes are exactly the model's."""
@@ -665,9 +677,8 @@ def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: f
 # Scoring windows ======================================================================================================
 # shared: begin windows
 def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Sliding windows (start, end, first_scored) over a stream of n_targets + 1 tokens, that score every position once.
-    A window reads tokens[start:end] and scores positions first_scored … end - 1, the target of position i being tokens[i + 1].
-    All are equally long: the last one moves back to end with the stream, so none is padded."""
+    """Sliding windows (start, end, first_scored), all equally long, over n_targets + 1 tokens, that score every position once: a window
+    reads tokens[start:end] and scores positions first_scored … end - 1, the target of position i being tokens[i + 1]."""
     length = min(seq_len, n_targets)
     yield 0, length, 0
     for scored in range(length, n_targets, stride):
@@ -762,7 +773,7 @@ class Learner(optimizers.Adam):
         each mixture, as the cache knows the rest, from the model's; `begins` says which are the first of a document. (n,) all."""
         before, starts = self.model.parameters(), np.flatnonzero(begins if self.share < 1 else ())
         def loss(x: mx.array, y: mx.array) -> tuple[mx.array, np.ndarray]:
-            nats = self.model.nats(x, y, len(begins))
+            nats = self.model.nats(x, y, len(begins), in_two=True)
             mixed, own = mix(np.array(nats))  # computed here; the gradient goes on from there
             own = own * (np.arange(len(own)) >= starts.max(initial=0))  # only from the document that goes on
             return (nats * mx.array(own.astype(np.float32))).mean(), mixed
@@ -805,7 +816,6 @@ ARTIFACT_MAGIC, CODECS = b"PGLA", ("zlib", "zstd", "rans")  # version 1 knows ne
 MAX_HEADER_BYTES, MAX_RAW_BYTES, MAX_TENSORS = 1 << 20, 1 << 28, 10_000  # bounds for decoding what strangers send
 RANS_LANES, RANS_TABLES, RANS_LOW, MAX_RANS_BYTES = 64, 64, 1 << 24, 1 << 25
 class ArtifactError(UserError): """The bytes are not a whole, valid artifact."""
-
 def quantize_rows(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """(r, c) float32 -> scales (r,) float16, symbols (r, c) int8, w ~ scale * symbol; each row's clip has the least squared error."""
     top, row = 2 ** (bits - 1) - 1, np.arange(len(w))
@@ -841,7 +851,6 @@ def sections(tensors: list) -> list[tuple[str, int, int]]:
         parts.append(("u1", math.prod(shape) if bits == 16 else shape[0] if bits else 1, 2))
         if bits < 16: parts.append(("i1" if bits else "<i2", *shape))
     return parts
-
 def rans_encode(raw: bytes, parts: list) -> bytes:
     """Interleaved rANS (arXiv:1311.2540, 1402.3392): symbol i goes through lane i modulo RANS_LANES, in words of 2 bytes."""
     at, scales, values, table = 0, b"", [], []
@@ -894,7 +903,6 @@ def rans_decode(data: bytes, parts: list) -> bytes:
     if (state != RANS_LOW).any() or used != len(words): raise ValueError("its lanes do not end where the coder began")
     values = np.split(entries % frequency.shape[1] + side[:4].view("<i4"), np.cumsum([rows * columns for _, rows, columns in parts])[:-1])
     return b"".join(x.astype(kind).tobytes() for x, (kind, _, _) in zip(values, parts))
-
 def compress(raw: bytes, codec: str, parts: list | None = None) -> bytes:
     if codec == "rans": return rans_encode(raw, parts)
     return zlib.compress(raw, 9) if codec == "zlib" else zstandard.ZstdCompressor(level=22).compress(raw)
@@ -913,7 +921,6 @@ def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
     if len(raw) != size or not whole:
         raise ArtifactError(f"the {codec} data do not unpack to exactly the {size} bytes that the prefix announces")
     return raw
-
 def pack_tensor(w: np.ndarray, bits: int, s: Settings, step: float = 0.0, hessian: np.ndarray | None = None) -> bytes:
     """float16 for bits 16; else float16 scales and whole numbers: int8 with a scale per row, or for bits 0 int16 with one step."""
     if bits == 16:  # beside rounded matrices, 7 significant bits of 11 are plenty, and zeros cost nothing
@@ -928,7 +935,6 @@ def unpack_tensor(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndar
     scales = np.frombuffer(raw[: 2 * parts[0][1]], "<f2").astype(np.float32)
     if bits == 16: return scales.reshape(shape)
     return scales[:, None] * np.frombuffer(raw[2 * len(scales) :], parts[1][0]).reshape(shape)
-
 def balanced_steps(weights: dict[str, np.ndarray], s: Settings, powers: dict[str, float]) -> dict[str, float]:
     """QUANT=step: the step of each tensor in root mean squares of its weights, STEP_*; shared out anew where squared gradients `powers`
     are known. A step d costs loss like power * d^2 (Fisher information), and log2(d) bits of each weight that is not 0. So the best steps
@@ -938,7 +944,6 @@ def balanced_steps(weights: dict[str, np.ndarray], s: Settings, powers: dict[str
     want = {n: math.log(k / weights[n].size / powers[n]) / 2 - math.log(grid_step(weights[n], steps[n])) for n, k in alive.items() if k}
     mean = math.fsum(alive[n] * x for n, x in want.items()) / max(1, sum(alive.values()))  # fsum: in any order the same
     return steps | {n: steps[n] * math.exp(min(max(x - mean, -3.0), 3.0)) for n, x in want.items()}
-
 def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict | None = None, steps: dict | None = None) -> bytes:
     """Quantize and pack weights, with the settings that rebuild the model. Raises UserError on weights that are not finite.
     For QUANT=step, by the names of weights: hessians for round_to_grid, and steps in place of STEP_*."""
@@ -985,7 +990,6 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     if zlib.crc32(raw) != crc: raise ArtifactError("the checksum of the weights is wrong; the file is damaged")
     pieces = np.split(np.frombuffer(raw, np.uint8), np.cumsum(sizes)[:-1])
     return model, {name: unpack_tensor(piece, shape, bits) for (name, shape, bits), piece in zip(tensors, pieces)}
-
 def fit_artifact(weights: dict, s: Settings, code_bytes: int, hessians: dict | None = None, powers: dict | None = None) -> tuple:
     """(steps by name, artifact): balanced_steps times a factor, 1/8 to 8, by which code + artifact get 99.8 to 100% of TARGET_BYTES."""
     target, a_bit_each = s.TARGET_BYTES - code_bytes, sum(w.size for w in weights.values()) / 8

@@ -115,9 +115,24 @@ def test_no_triton(machine):
 def test_no_gpu(machine):
     machine(None)
     assert resolved() == ("cpu", "torch.float32", False, "no CUDA device: running on the CPU")
-    assert resolved(DEVICE="cpu", PRECISION="bf16") == ("cpu", "torch.bfloat16", False, "")
     with pytest.raises(UserError, match="configs/local_cpu_smoke.env"):
         resolved(DEVICE="cuda")
+
+
+@pytest.mark.parametrize("able", ["avx512_bf16", "amx_bf16", "bf16", "sve_bf16"])
+def test_cpu_with_bf16_instructions(machine, monkeypatch, able):
+    machine(None)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "any", "avx2": True, "avx512_fp16": False, able: True})
+    assert resolved(DEVICE="cpu", PRECISION="bf16") == ("cpu", "torch.bfloat16", False, "")
+    assert resolved(DEVICE="cpu") == resolved(DEVICE="cpu", PRECISION="fp32") == ("cpu", "torch.float32", False, "")
+
+
+def test_cpu_without_bf16_instructions_runs_in_fp32(machine, monkeypatch):
+    machine(None)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_f": True, "amx_bf16": False})
+    device, dtype, compiles, note = resolved(DEVICE="cpu", PRECISION="bf16")
+    assert (device, dtype) == ("cpu", "torch.float32") and note == "this CPU has no bf16 instructions, and is slow in it: running in fp32"
+    assert resolved(DEVICE="cpu") == resolved(DEVICE="cpu", PRECISION="fp32") == ("cpu", "torch.float32", False, "")
 
 
 def test_compiling_on_a_cpu_takes_a_compiler(machine, monkeypatch):
@@ -256,7 +271,8 @@ def test_compile_warm_up_leaves_no_trace(main, finished, monkeypatch, tmp_path):
     assert same_arrays(tmp_path / "runs/x/weights.npz", finished[0] / "weights.npz")
 
 
-def test_bf16_on_this_cpu_learns_too(main, finished):
+def test_bf16_on_a_cpu_learns_too(main, finished, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})  # without, it is only slower
     done = main(PRECISION="bf16")
     assert done.code == 0
     score, usual = (float(line_of(out, "final_sliding_window_exact ")["val_loss"]) for out in (done.out, finished[1].out))

@@ -1,5 +1,6 @@
 """Promise: each lane is what it is called, from windows and hashed pairs to test-time training and calibration, and none looks ahead."""
 
+import contextlib
 import json
 import math
 import re
@@ -253,6 +254,22 @@ def test_pairs_are_hashed_alike_in_training_and_scoring(lanes):
 # ------------------------------------------------------------------------------------------------- test-time training
 
 
+@contextlib.contextmanager
+def no_gradient_before(last):
+    """What the last positions of a row see of those before has no gradient: inputs of convolutions, keys and values."""
+
+    def cut(x, axis=1):
+        before, own = x.split((x.size(axis) - last, last), axis)
+        return torch.cat((before.detach(), own), axis)
+
+    convolve, linear, attend = (getattr(train_gpt, name) for name in ("convolve", "linear", "attend"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_gpt, "convolve", lambda x, taps: convolve(cut(x), taps))
+        patch.setattr(train_gpt, "linear", lambda x, *w, **k: cut(linear(x, *w, **k)) if len(w) == 3 else linear(x, *w, **k))
+        patch.setattr(train_gpt, "attend", lambda q, k, v, window: attend(q, k, v if v.size(2) < last else cut(v, 2), window))
+        yield
+
+
 def by_hand(model, s, tokens, rate, doc_rate, cached):
     """Score a window, then learn from it, from the page's definition; the weights are put back. The mixture is the trainer's."""
     lasting = {name: torch.from_numpy(w) for name, w in model.weights().items()}
@@ -261,7 +278,8 @@ def by_hand(model, s, tokens, rate, doc_rate, cached):
     mix = train_gpt.cache_beside(tokens, s.NGRAM_CACHE) if cached else None
     for i, (starts, length, last) in enumerate(window_batches(len(tokens) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, 1), 1):
         at, z = int(starts[0]), slice(starts[0] + length - last, starts[0] + length)
-        logits = model.logits(stream[None, at : at + length], last)[0]
+        with no_gradient_before(last):
+            logits = model.logits(stream[None, at : at + length], last)[0]
         loss = torch.nn.functional.cross_entropy(logits, stream[z.start + 1 : z.stop + 1], reduction="none")
         nats[z] = mixed[z] = loss.detach().numpy()
         if cached:
@@ -281,6 +299,19 @@ def by_hand(model, s, tokens, rate, doc_rate, cached):
                 p.grad = None
     model.load_weights(kept)
     return mixed
+
+
+@pytest.mark.parametrize("window", [0, 5, 32])
+@pytest.mark.parametrize("last", [1, 3, 16, 47])
+def test_a_row_that_is_learned_from_scores_as_in_one_pass(window, last):
+    """It is read in two parts. Whatever an edit lets a token see of those before it has to go through `behind`."""
+    s = lane_settings(ATTN_WINDOW=window)
+    model, rows = random_model(s), torch.from_numpy(np.random.default_rng(last).integers(1, 300, (2, 49)))
+    in_two = model.nats(rows[:, :-1], rows[:, 1:], last)
+    with torch.no_grad():
+        in_one = model.nats(rows[:, :-1], rows[:, 1:], last)
+    torch.testing.assert_close(in_two, in_one, rtol=0, atol=1e-4)
+    assert in_two.requires_grad and not train_gpt.KEPT
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -321,9 +352,7 @@ def test_the_first_windows_are_scored_as_in_the_whole(lanes, tokens):
 def test_the_cache_learns_by_the_windows_that_are_scored(lanes, tokens, length, stride):
     """Those of EVAL_SEQ_SWEEP too, which are not those of EVAL_SEQ_LEN."""
     model, s = lanes
-    alone, beside = (
-        scores(model, x, tokens, EVAL_SEQ_LEN=length, EVAL_STRIDE=stride) for x in (lane_settings(NGRAM_CACHE=0), s)
-    )
+    alone, beside = (scores(model, x, tokens, EVAL_SEQ_LEN=length, EVAL_STRIDE=stride) for x in (lane_settings(NGRAM_CACHE=0), s))
     np.testing.assert_array_equal(beside, train_gpt.with_cache(alone, tokens, length, stride, s.NGRAM_CACHE))
     assert not np.array_equal(beside, alone)
 

@@ -334,12 +334,23 @@ def test_test_time_training(both, doc_rate):
             np.testing.assert_array_equal(w, pair.start[name])
 
 
+@pytest.mark.parametrize("window", [0, 5, 24])
+@pytest.mark.parametrize("last", [1, 3, 16])
+def test_a_row_that_is_learned_from_scores_as_in_one_pass(both, window, last):
+    """Twin of the test in test_lanes.py, with the blocks of the CPU's attention crossed."""
+    pair = Pair(both, *SHAPES["lanes"], f"ATTN_WINDOW={window}", "EVAL_SEQ_LEN=160")
+    x, y = (both[1].mx.array(pair.rng.integers(1, 9, (2, 150)).astype(np.int32)) for _ in range(2))
+    in_one, in_two = (np.array(pair.models[1].nats(x, y, last, in_two=two)) for two in (False, True))
+    np.testing.assert_allclose(in_two, in_one, rtol=0, atol=1e-4)
+    assert not both[1].KEPT
+
+
 def test_learning_computes_each_window_once(both, monkeypatch):
     """Its gradient goes on from the scores, whatever the cache then says of the model's part in each mixture."""
     pair = Pair(both, "EVAL_SEQ_LEN=24", "EVAL_STRIDE=16", "NGRAM_CACHE=2", "TTT_LR=0.01", "TTT_DOC_LR=0.004")
     (_, trainer), (_, s), (_, runtime), (_, model) = both, pair.settings, pair.runtimes, pair.models
     tokens, calls, real = np.r_[1, pair.rng.integers(2, 9, 71), 1].astype(np.uint16), [], type(model).nats
-    monkeypatch.setattr(type(model), "nats", lambda self, x, y, last: calls.append(last) or real(self, x, y, last))
+    monkeypatch.setattr(type(model), "nats", lambda self, x, y, last, *two, **k: calls.append(last) or real(self, x, y, last, *two, **k))
     nats = trainer.score(model, tokens, s, runtime, trainer.Log(False), "x", 24, 16, ttt=0.01)
     assert calls == [24, 16, 16, 16] and np.isfinite(nats).all()
     its = both[0].score(pair.models[0], tokens, pair.settings[0], pair.runtimes[0], both[0].Log(False), "x", 24, 16, ttt=0.01)
