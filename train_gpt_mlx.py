@@ -677,8 +677,9 @@ def progress_of(s: Settings, step: int, train_seconds: float, reserve_seconds: f
 # Scoring windows ======================================================================================================
 # shared: begin windows
 def score_windows(n_targets: int, seq_len: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Sliding windows (start, end, first_scored), all equally long, over n_targets + 1 tokens, that score every position once: a window
-    reads tokens[start:end] and scores positions first_scored … end - 1, the target of position i being tokens[i + 1]."""
+    """Sliding windows (start, end, first_scored) over a stream of n_targets + 1 tokens, that score every position once.
+    A window reads tokens[start:end] and scores positions first_scored … end - 1, the target of position i being tokens[i + 1].
+    All are equally long: the last one moves back to end with the stream, so none is padded."""
     length = min(seq_len, n_targets)
     yield 0, length, 0
     for scored in range(length, n_targets, stride):
@@ -1463,10 +1464,10 @@ class Run:
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
         windows, reach = 8 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN, min(s.EVAL_SEQ_LEN, s.ATTN_WINDOW or s.EVAL_SEQ_LEN)
         tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]
-        for span, n in ("imports", s.EVAL_SEQ_LEN + 2), ("head", s.EVAL_SEQ_LEN + 2), ("windows", len(tokens)):  # head: the first two
+        for span, n in ("imports", s.EVAL_SEQ_LEN + 2), ("head", s.EVAL_SEQ_LEN + 2), ("windows", len(tokens)):  # imports half of torch
             with self.clock.span(span): score(model, tokens[:n], s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
         whole, timed = (len(list(score_windows(len(x) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE))) for x in (self.data.val_tokens, tokens))
-        head_s, all_s = self.clock.read("head"), self.clock.read("windows")  # the first window, all of it learned from, takes longer
+        head_s, all_s = self.clock.read("head"), self.clock.read("windows")  # head: two windows, of which the first is learned from whole
         scoring_s = head_s + max(0.0, all_s - head_s) * (whole - 2) / max(1, timed - 2)
         total = min(int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else 10**9, s.ITERATIONS or 10**9)
         log("check " + kv(step_s=per_step, tokens_per_s=round(s.TRAIN_BATCH_TOKENS / per_step), peak_memory_bytes=peak_bytes))

@@ -262,6 +262,7 @@ def no_gradient_before(last):
         before, own = x.split((x.size(axis) - last, last), axis)
         return torch.cat((before.detach(), own), axis)
 
+    # the product of three matrices makes queries, keys and values; attend calls itself on the first window, which may be short
     convolve, linear, attend = (getattr(train_gpt, name) for name in ("convolve", "linear", "attend"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_gpt, "convolve", lambda x, taps: convolve(cut(x), taps))
