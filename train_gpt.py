@@ -444,12 +444,13 @@ def linear(x: Tensor, *weights: Tensor, scale: Tensor | None = None) -> Tensor:
     for watch in WATCH: watch(x, weights)
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     return F.linear(x, (weight if scale is None else scale[:, None] * weight).to(x.dtype))
-KEPT: list[collections.deque[Tensor]] = []  # while GPT.nats reads rows in two parts: what the first leaves for the second, in order
+READER: list[Learner] = []  # who reads one stream row by row: a Learner puts itself here
 def behind(x: Tensor, reach: int) -> Tensor:
-    """x (B, T, …); in the second part of rows with up to `reach` positions (0: all) of the first part in front, as they were there."""
-    if not KEPT: return x
-    if torch.is_grad_enabled(): return torch.cat((KEPT[0].popleft(), x), 1)  # the second part: the first has no gradient
-    KEPT[0].append(x[:, -reach:])
+    """x (B, T, …); for a Learner with up to `reach` positions (0: all it keeps) of its stream in front, as they were when read."""
+    if not READER: return x  # each of the calls of a pass has a place of its own in these lists
+    kept, left, context = READER[0].kept, READER[0].left, READER[0].context
+    x = torch.cat((kept[len(left)], x), 1) if kept else x
+    left.append(x[:, max(0, x.size(1) - min(reach or context, context)) :].detach())
     return x
 def convolve(x: Tensor, taps: Tensor) -> Tensor:
     """Short causal convolution: each of (B, T, D) gets shares `taps` (reach, D) of those before it, a filter a channel (Canon layers,
@@ -457,14 +458,13 @@ def convolve(x: Tensor, taps: Tensor) -> Tensor:
     T, x = x.size(1), behind(x, len(taps))
     left = torch.arange(x.size(1), 0, -1, device=x.device)[:, None]  # tokens from here to the end
     return (x + sum(torch.roll(tap * x * (left > back), back, 1) for back, tap in enumerate(taps.to(x.dtype), 1)))[:, -T:]
-def rotary_table(length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
-    angle = torch.outer(torch.arange(length, dtype=torch.float64), base ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim))
+def rotary_table(first: int, length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin of the rotary angles from position `first` on, (length, 1, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
+    angle = torch.outer(first + torch.arange(length).double(), base ** -(torch.arange(0, head_dim, 2).double() / head_dim))[:, None]
     return angle.cos().float().to(device), angle.sin().float().to(device)
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the two halves of each head, a and b, by its position: (…, head_dim) -> a cos - b sin, b cos + a sin."""
     swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # b, a; a `cat` of rotated halves takes two CUDA kernels more
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return x * torch.cat((cos, cos), -1) + swapped * torch.cat((-sin, sin), -1)
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Causal attention of the last T positions, (B, heads, T, head_dim); in a window, each sees itself and the window - 1 before it."""
@@ -500,14 +500,15 @@ class Attention(nn.Module):
         heads = linear(x, self.q, self.k, self.v).view(B, T, -1, self.head_dim)  # one product, not three
         qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), 2)  # (B, T, H, head_dim)
         if values is not None: v = v + self.value_scale.to(x.dtype) * values.view(v.shape)  # value embedding, as in nanoGPT speed runs
-        qk, v = behind(qk, self.window), behind(v, self.window)
         if self.key_shift:
+            qk = behind(qk, 1)
             at, head, channel = (torch.arange(n, device=x.device) for n in qk.shape[1:])
             late = (at > 0)[:, None, None] & (head >= self.heads)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
-            qk = torch.where(late, torch.roll(qk, 1, 1), qk)
-        gain = F.pad(self.q_gain, (0, self.kv_heads), value=1.0).to(x.dtype).expand(*qk.shape[:2], -1)[..., None]  # backward sums by rows
-        q, k = rotate(norm(qk) * gain, *(z[: qk.size(1), None] for z in (cos, sin))).split((self.heads, self.kv_heads), 2)
-        y = attend(*(z.transpose(1, 2) for z in (q[:, -T:], k, v)), self.window).transpose(1, 2)  # (B, T, H, head_dim)
+            qk = torch.where(late, torch.roll(qk, 1, 1), qk)[:, -T:]
+        gain = F.pad(self.q_gain, (0, self.kv_heads), value=1.0).to(x.dtype).expand(B, T, -1)[..., None]  # backward sums by rows
+        q, k = rotate(norm(qk) * gain, cos, sin).split((self.heads, self.kv_heads), 2)
+        k, v = behind(k, self.window), behind(v, self.window)
+        y = attend(*(z.transpose(1, 2) for z in (q, k, v)), self.window).transpose(1, 2)  # (B, T, H, head_dim)
         if hasattr(self, "gate"): y = y * 2 * F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype)).sigmoid()[..., None]
         return linear(y.reshape(B, T, D), self.out, scale=scale)
 
@@ -516,8 +517,7 @@ class MLP(nn.Module):
     def __init__(self, s: Settings):
         super().__init__()
         self.up = nn.Parameter(torch.empty(s.MLP_MULT * s.MODEL_DIM, s.MODEL_DIM))
-        self.down = nn.Parameter(torch.empty(s.MODEL_DIM, s.MLP_MULT * s.MODEL_DIM))
-        self.leak = s.MLP_LEAK
+        self.down, self.leak = nn.Parameter(torch.empty(s.MODEL_DIM, s.MLP_MULT * s.MODEL_DIM)), s.MLP_LEAK
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
         return linear(F.leaky_relu(linear(x, self.up), self.leak).square(), self.down, scale=scale)
 
@@ -551,8 +551,8 @@ class GPT(nn.Module):
         if s.SMEAR: self.smear = nn.Parameter(torch.zeros(s.MODEL_DIM))
         self.skips = nn.Parameter(torch.ones(s.NUM_LAYERS // 2, s.MODEL_DIM))
         self.to(runtime.device).eval()  # training alone switches on what nn.Dropout and its like do: Stepper.launch
-        length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)))
-        self.cos, self.sin = rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE, runtime.device)
+        self.rotary = lambda first, length: rotary_table(first, length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE, runtime.device)
+        self.first_angles = self.rotary(0, max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP))))
     def hidden(self, tokens: Tensor) -> Tensor:
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
         skips, x = self.skips.to(self.dtype), F.embedding(tokens, self.embed).to(self.dtype)
@@ -562,10 +562,11 @@ class GPT(nn.Module):
         if hasattr(self, "smear"): x = torch.where((tokens != BOS)[..., None], convolve(x, self.smear[None]), x)
         values = F.embedding(tokens, self.value_embed).to(self.dtype) if hasattr(self, "value_embed") else None
         x = x0 = norm(x)
-        saved: list[Tensor] = []
+        angles = self.rotary(READER[0].at, x.size(1)) if READER else self.first_angles
+        angles, saved = [z[: x.size(1)].to(x.dtype) for z in angles], []
         for i, block in enumerate(self.blocks):
             if saved and i >= len(skips): x = x + skips[len(saved) - 1] * saved.pop()  # the first time its own input
-            x = block(x, x0, values, self.cos, self.sin)
+            x = block(x, x0, values, *angles)
             if i < len(skips): saved.append(x)
         return norm(x)
     def logits(self, tokens: Tensor, last: int) -> Tensor:
@@ -574,12 +575,7 @@ class GPT(nn.Module):
         return self.softcap * torch.tanh(logits / self.softcap)
     def nats(self, tokens: Tensor, targets: Tensor, last: int) -> Tensor:
         """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32."""
-        if in_two := torch.is_grad_enabled() and last < tokens.size(1):  # no gradient at the tokens before: in a third of the time
-            KEPT.append(collections.deque())
-            with torch.no_grad(): self.hidden(tokens[:, :-last])
-        logits = self.logits(tokens[:, -last:] if in_two else tokens, last)
-        if in_two: KEPT.clear()
-        return F.cross_entropy(logits.flatten(0, 1), targets[:, -last:].flatten(), reduction="none")
+        return F.cross_entropy(self.logits(tokens, last).flatten(0, 1), targets[:, -last:].flatten(), reduction="none")
     def weights(self) -> dict[str, np.ndarray]: return {n: p.detach().float().cpu().numpy().copy() for n, p in self.named_parameters()}
     @torch.no_grad()
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
@@ -759,22 +755,29 @@ def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice
 def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
     """Nats (n,) of a model on a stream (n + 1,) -> of its mixture with the cache, which learns after each window."""
     mixed, learn = nats.copy(), cache_beside(tokens, orders)
-    for _, end, first in score_windows(len(nats), seq_len, stride):
-        mixed[first:end], _ = learn(nats[first:end], slice(first, end))
+    for _, end, first in score_windows(len(nats), seq_len, stride): mixed[first:end], _ = learn(nats[first:end], slice(first, end))
     return mixed
 # shared: end cache
 class Learner(torch.optim.Adam):
     """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432).
-    Of what each step moves, the share of `lr` lasts, and that of `doc_lr` is taken back when the document ends."""
-    def __init__(self, model: GPT, lr: float, doc_lr: float = 0.0):
-        super().__init__([p for p in model.parameters() if p.numel()], lr + doc_lr, (0.0, 0.99), 0.001)
+    Of what each step moves, the share of `lr` lasts, and that of `doc_lr` is taken back when the document ends. Each row is read once: what
+    `behind` looks back at is `kept`, of up to `context` tokens, as it was then; `left` is what the row read last would keep."""
+    def __init__(self, model: GPT, lr: float, doc_lr: float, context: int):
+        super().__init__([p for p in model.parameters() if p.numel()], lr + doc_lr, (0.0, 0.99), 0.001, fused=True)
         self.weights, self.share = [p.data for p in model.parameters() if p.numel()], lr / (lr + doc_lr)
-        self.lasting = [w.clone() for w in self.weights]
+        self.lasting, self.context, self.at, self.kept, self.left = [w.clone() for w in self.weights], context, 0, [], []
+    def read(self, of: Callable[..., Tensor], tokens: Tensor, *more: object) -> Tensor:
+        """`of`, the model's logits or nats, of tokens (1, T) that follow those learned from; learning moves on behind the row read last."""
+        self.left, READER[:] = [], [self]
+        try: return of(tokens, *more)
+        finally: READER.clear()
     def learn(self, nats: Tensor, own: np.ndarray, begins: np.ndarray) -> None:
-        """Learn from scored targets: the model's nats, its part in each mixture with the cache, whether each begins a document, (n,)."""
+        """Learn from the row read last: the model's nats, its part in each mixture with the cache, whether each begins a document, (n,)."""
+        self.at, self.kept = self.at + len(nats), self.left
         before, ended = [w.clone() for w in self.weights], self.share < 1 and begins.any()
         if ended: own = own * (np.arange(len(own)) >= np.flatnonzero(begins)[-1])  # only from the document that goes on
         torch.use_deterministic_algorithms(True, warn_only=True)  # else a GPU adds up in another order, and scores otherwise, each time
+        torch.utils.deterministic.fill_uninitialized_memory = False  # it would be filled for nothing: a kernel for each tensor made
         (nats * torch.from_numpy(own).to(nats)).mean().backward()
         torch.use_deterministic_algorithms(False)
         self.step()
@@ -793,14 +796,15 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
     compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and not ttt and len(batches) > COMPILE_ABOVE else None
     if compiled: torch._dynamo.config.suppress_errors = True  # what fails to compile is scored without
-    if ttt: weights, learner = model.weights(), Learner(model, ttt, s.TTT_DOC_LR)
+    if ttt: weights, learner = model.weights(), Learner(model, ttt, s.TTT_DOC_LR, seq_len - stride)
+    nats_of = (lambda *row: learner.read(model.nats, *row)) if ttt else model.nats
     mix = cache_beside(tokens, s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats, np.ones_like(nats))
     mine = batches if ttt else batches[r.rank :: r.world]
     with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):
         for starts, length, last in mine:
             positions = starts[:, None] + np.arange(length)
-            rows, where = torch.from_numpy(positions).to(r.device), positions[:, -last:]
-            values = (compiled if compiled and (len(starts), last) == usual else model.nats)(stream[rows], stream[rows + 1], last)
+            rows, where = torch.from_numpy(positions[:, -last if ttt else 0 :]).to(r.device), positions[:, -last:]
+            values = (compiled if compiled and (len(starts), last) == usual else nats_of)(stream[rows], stream[rows + 1], last)
             nats[where] = values.detach().view(-1, last).cpu().numpy()
             if ttt:
                 nats[where[0]], own = mix(nats[where[0]], where[0])
@@ -913,8 +917,7 @@ def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
         if codec == "rans": whole, raw = True, rans_decode(data, parts) if size <= MAX_RANS_BYTES else b""
         elif codec == "zlib":
             stream = zlib.decompressobj()
-            raw = stream.decompress(data, size + 1)
-            whole = stream.eof and not stream.unused_data
+            raw, whole = stream.decompress(data, size + 1), stream.eof and not stream.unused_data
         else:
             whole = zstandard.get_frame_parameters(data).content_size == size
             raw = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(data, allow_extra_data=False) if whole else b""
@@ -996,8 +999,7 @@ def fit_artifact(weights: dict, s: Settings, code_bytes: int, hessians: dict | N
     target, a_bit_each = s.TARGET_BYTES - code_bytes, sum(w.size for w in weights.values()) / 8
     low, high, x, best, steps = -6.0, 6.0, 0.0, None, balanced_steps(weights, s, powers or {})  # x: log2 of the factor
     for _ in range(16):
-        scaled = {name: step * 2.0**x for name, step in steps.items()}
-        found = scaled, encode_artifact(weights, s, hessians, scaled)
+        found = (scaled := {name: step * 2.0**x for name, step in steps.items()}), encode_artifact(weights, s, hessians, scaled)
         over = len(found[1]) - target
         if not s.TARGET_BYTES or -0.002 * target <= over <= 0 or x == (3 if over > 0 else -3): return found
         low, high, best = (x, high, best) if over > 0 else (low, x, found)
@@ -1226,8 +1228,7 @@ class Run:
     def __init__(self, args: argparse.Namespace, s: Settings, log: Log):
         self.s, self.log, self.runtime, self.folder = s, log, resolve_device(s), Path(args.resume) if args.resume else None
         self.runtime.start(s.SEED)
-        self.clock = Clock(self.runtime.synchronize)
-        log.enabled = self.runtime.rank == 0
+        self.clock, log.enabled = Clock(self.runtime.synchronize), self.runtime.rank == 0
         for line in s.warnings + self.runtime.notes: log(f"note: {line}")
         with self.clock.span("setup"): self.data = load_data(s, log, with_train=not args.eval_only)
     def build(self) -> GPT:
@@ -1334,8 +1335,7 @@ class Run:
                         glance = bits_per_byte(nats, data.val_bytes[: len(nats)])
                         log(kv(step=step, glance_targets=len(nats), val_loss=glance[0], val_bpb=glance[1]))
             settle(0)
-        meta = {"steps": step, "train_tokens": step * s.TRAIN_BATCH_TOKENS, "epochs": order.epoch(step)}
-        meta |= {"data": data.hashes, "seconds": clock.seconds}
+        meta = dict(steps=step, train_tokens=step * s.TRAIN_BATCH_TOKENS, epochs=order.epoch(step), data=data.hashes, seconds=clock.seconds)
         if r.rank == 0:
             save_arrays(self.folder / "weights.npz", model.weights(), meta)
             checkpoint.unlink(missing_ok=True)

@@ -438,12 +438,13 @@ def linear(x: mx.array, *weights: mx.array, scale: mx.array | None = None) -> mx
     weight = mx.concatenate(weights) if len(weights) > 1 else weights[0]
     w = (weight if scale is None else scale[:, None] * weight).astype(x.dtype).T
     return x @ w if mx.default_device().type == mx.gpu else cpu_product(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], -1)
-KEPT: list = []  # while GPT.nats reads rows in two parts: a list of what the first leaves for the second, and then an iterator over it
+READER: list[Learner] = []  # who reads one stream row by row: a Learner puts itself here
 def behind(x: mx.array, reach: int) -> mx.array:
-    """x (…, T, D); in the second part of rows with up to `reach` positions (0: all) of the first part in front, as they were there."""
-    if not KEPT: return x
-    if not isinstance(KEPT[0], list): return mx.concatenate((next(KEPT[0]), x), -2)
-    KEPT[0].append(mx.stop_gradient(x[..., -reach:, :]))
+    """x (…, T, D); for a Learner with up to `reach` positions (0: all it keeps) of its stream in front, as they were when read."""
+    if not READER: return x  # each of the calls of a pass has a place of its own in these lists
+    kept, left, context = READER[0].kept, READER[0].left, READER[0].context
+    x = mx.concatenate((kept[len(left)], x), -2) if kept else x
+    left.append(mx.stop_gradient(x[..., max(0, x.shape[-2] - min(reach or context, context)) :, :]))
     return x
 def convolve(x: mx.array, taps: mx.array) -> mx.array:
     """Short causal convolution: each of (B, T, D) gets shares `taps` (reach, D) of those before it, a filter a channel (Canon layers,
@@ -451,14 +452,13 @@ def convolve(x: mx.array, taps: mx.array) -> mx.array:
     T, reach = x.shape[1], len(taps)
     long = mx.pad(behind(x, reach), ((0, 0), (reach, 0), (0, 0)))[:, -T - reach :]
     return x + sum(tap * long[:, reach - back : reach - back + T] for back, tap in enumerate(taps.astype(x.dtype), 1))
-def rotary_table(length: int, head_dim: int, base: float) -> tuple[mx.array, mx.array]:
-    """cos and sin of the rotary angles, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
-    angle = np.outer(np.arange(length), base ** -(np.arange(0, head_dim, 2) / head_dim))  # float64
+def rotary_table(first: int, length: int, head_dim: int, base: float) -> tuple[mx.array, mx.array]:
+    """cos and sin of the rotary angles from position `first` on, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
+    angle = np.outer(np.arange(first, first + length), base ** -(np.arange(0, head_dim, 2) / head_dim))  # float64
     return mx.array(np.cos(angle).astype(np.float32)), mx.array(np.sin(angle).astype(np.float32))
 def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     """Rotate the two halves of each head by its position: (B, H, T, head_dim)."""
     a, b = mx.split(x, 2, -1)
-    cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
     return mx.concatenate((a * cos - b * sin, a * sin + b * cos), -1)
 def attend(q: mx.array, k: mx.array, v: mx.array, window: int) -> mx.array:
     """Causal attention of the last T positions, (B, heads, T, head_dim); in a window, each sees itself and the window - 1 before it. It
@@ -498,14 +498,15 @@ class Attention(nn.Module):
         heads = linear(x, self.q, self.k, self.v).reshape(B, T, -1, self.head_dim).swapaxes(1, 2)  # one product, not three
         qk, v = mx.split(heads, [self.heads + self.kv_heads], 1)  # (B, H, T, head_dim)
         if values is not None: v = v + self.value_scale.astype(x.dtype)[:, None] * values.reshape(B, T, -1, self.head_dim).swapaxes(1, 2)
-        qk, v = behind(qk, self.window), behind(v, self.window)
         if self.key_shift:
+            qk = behind(qk, 1)
             head, at, channel = (mx.arange(n) for n in qk.shape[1:])
             late = (head >= self.heads)[:, None, None] & (at > 0)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
-            qk = mx.where(late, mx.roll(qk, 1, 2), qk)
+            qk = mx.where(late, mx.roll(qk, 1, 2), qk)[:, :, -T:]
         gain = mx.pad(self.q_gain, (0, self.kv_heads), constant_values=1.0).astype(x.dtype)[:, None, None]
-        q, k = mx.split(rotate(norm(qk) * gain, cos[: qk.shape[2]], sin[: qk.shape[2]]), [self.heads], 1)
-        y = attend(q[:, :, -T:], k, v, self.window).swapaxes(1, 2)  # (B, T, H, head_dim)
+        q, k = mx.split(rotate(norm(qk) * gain, cos, sin), [self.heads], 1)
+        k, v = behind(k, self.window), behind(v, self.window)
+        y = attend(q, k, v, self.window).swapaxes(1, 2)  # (B, T, H, head_dim)
         if "gate" in self: y = y * 2 * mx.sigmoid(x[..., : self.gate.shape[1]] @ self.gate.T.astype(x.dtype))[..., None]
         return linear(y.reshape(B, T, D), self.out, scale=scale)
 
@@ -550,8 +551,9 @@ class GPT(nn.Module):
         if s.VALUE_EMBED: self.value_embed = mx.zeros((s.VOCAB_SIZE, s.NUM_KV_HEADS * s.MODEL_DIM // s.NUM_HEADS))
         if s.SMEAR: self.smear = mx.zeros((s.MODEL_DIM,))
         self.skips = mx.ones((s.NUM_LAYERS // 2, s.MODEL_DIM))
-        length = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)), 2)
-        self._rotary = rotary_table(length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE)  # MLX counts no `_name` as a parameter
+        self._rotary = lambda first, length: rotary_table(first, length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE)
+        longest = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)), 2)
+        self._first_angles = self._rotary(0, longest)  # MLX counts no `_name` as a parameter
         self.eval()  # training alone switches on what nn.Dropout and its like do: Stepper.launch
     def hidden(self, tokens: mx.array) -> mx.array:
         """(B, T) token ids -> (B, T, D), normed, ready for the head."""
@@ -565,26 +567,20 @@ class GPT(nn.Module):
         if "smear" in self: x = mx.where((tokens != BOS)[..., None], convolve(x, self.smear[None]), x)
         values = self.value_embed[tokens].astype(self.dtype) if "value_embed" in self else None
         x = x0 = norm(x)
-        saved: list[mx.array] = []
+        angles = self._rotary(READER[0].at, x.shape[1]) if READER else self._first_angles
+        angles, saved = [z[: x.shape[1]].astype(x.dtype) for z in angles], []
         for i, block in enumerate(self.blocks):
             if saved and i >= len(skips): x = x + skips[len(saved) - 1] * saved.pop()  # the first time its own input
-            x = block(x, x0, values, *self._rotary)
+            x = block(x, x0, values, *angles)
             if i < len(skips): saved.append(x)
         return norm(x)
     def logits(self, tokens: mx.array, last: int) -> mx.array:
         """Capped logits of the last `last` positions of each row: (B, T) -> (B, last, V) float32."""
         logits = linear(self.hidden(tokens)[:, -last:], self.embed).astype(mx.float32)
         return self.softcap * mx.tanh(logits / self.softcap)
-    def nats(self, tokens: mx.array, targets: mx.array, last: int, in_two: bool = False) -> mx.array:
-        """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32. In two parts, the tokens before
-        are read first, without a gradient."""
-        if in_two := in_two and last < tokens.shape[1]:
-            KEPT.append([])
-            self.hidden(tokens[:, :-last])
-            KEPT[0] = iter(KEPT[0])
-        logits = self.logits(tokens[:, -last:] if in_two else tokens, last)
-        KEPT.clear()
-        return nn.losses.cross_entropy(logits, targets[:, -last:]).flatten()
+    def nats(self, tokens: mx.array, targets: mx.array, last: int) -> mx.array:
+        """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32."""
+        return nn.losses.cross_entropy(self.logits(tokens, last), targets[:, -last:]).flatten()
     def weights(self) -> dict[str, np.ndarray]: return {name: np.array(p) for name, p in tree_flatten(self.parameters())}
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Copy weights in by name. Raises UserError unless names and shapes are exactly the model's."""
@@ -759,32 +755,39 @@ def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice
 def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
     """Nats (n,) of a model on a stream (n + 1,) -> of its mixture with the cache, which learns after each window."""
     mixed, learn = nats.copy(), cache_beside(tokens, orders)
-    for _, end, first in score_windows(len(nats), seq_len, stride):
-        mixed[first:end], _ = learn(nats[first:end], slice(first, end))
+    for _, end, first in score_windows(len(nats), seq_len, stride): mixed[first:end], _ = learn(nats[first:end], slice(first, end))
     return mixed
 # shared: end cache
 class Learner(optimizers.Adam):
     """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432).
-    Of what each step moves, the share of `lr` lasts, and that of `doc_lr` is taken back when the document ends."""
-    def __init__(self, model: GPT, lr: float, doc_lr: float = 0.0):
+    Of what each step moves, the share of `lr` lasts, and that of `doc_lr` is taken back when the document ends. Each row is read once: what
+    `behind` looks back at is `kept`, of up to `context` tokens, as it was then; `left` is what the row read last would keep."""
+    def __init__(self, model: GPT, lr: float, doc_lr: float, context: int):
         super().__init__(lr + doc_lr, [0.0, 0.99], 0.001, bias_correction=True)
         self.model, self.share, self.lasting = model, lr / (lr + doc_lr), model.parameters()
+        self.context, self.at, self.kept, self.left = context, 0, [], []
+    def read(self, of: Callable[..., mx.array], tokens: mx.array, *more: object) -> mx.array:
+        """`of`, the model's logits or nats, of tokens (1, T) that follow those learned from; learning moves on behind the row read last."""
+        self.left, READER[:] = [], [self]
+        try: return of(tokens, *more)
+        finally: READER.clear()
     def learn(self, x: mx.array, y: mx.array, mix: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], begins: np.ndarray) -> np.ndarray:
-        """Score the last targets of rows (1, T), then learn from them: the mixture's nats. `mix` gives these, and the model's part in
+        """Score the targets y of a row x, (1, n), then learn from them: the mixture's nats. `mix` gives these, and the model's part in
         each mixture, as the cache knows the rest, from the model's; `begins` says which are the first of a document. (n,) all."""
         before, starts = self.model.parameters(), np.flatnonzero(begins if self.share < 1 else ())
         def loss(x: mx.array, y: mx.array) -> tuple[mx.array, np.ndarray]:
-            nats = self.model.nats(x, y, len(begins), in_two=True)
+            nats = self.read(self.model.nats, x, y, len(begins))
             mixed, own = mix(np.array(nats))  # computed here; the gradient goes on from there
             own = own * (np.arange(len(own)) >= starts.max(initial=0))  # only from the document that goes on
             return (nats * mx.array(own.astype(np.float32))).mean(), mixed
         (_, mixed), gradients = nn.value_and_grad(self.model, loss)(x, y)
         self.update(self.model, gradients)
+        self.at, self.kept = self.at + len(begins), self.left
         if self.share < 1:
             moved = tree_map(mx.subtract, self.model.parameters(), before)
             if len(starts): self.model.update(tree_map(mx.add, self.lasting, moved))
             self.lasting = tree_map(lambda w, m: w + self.share * m, self.lasting, moved)
-        mx.eval(self.model.state, self.state, self.lasting)
+        mx.eval(self.model.state, self.state, self.lasting, self.kept)
         return mixed
 def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int,
           ttt: float = 0) -> np.ndarray:
@@ -794,14 +797,14 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)))
     nats = np.zeros(n, np.float32)
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
-    if ttt: weights, learner = model.weights(), Learner(model, ttt, s.TTT_DOC_LR)
+    if ttt: weights, learner = model.weights(), Learner(model, ttt, s.TTT_DOC_LR, seq_len - stride)
     mix = cache_beside(tokens, s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats, np.ones_like(nats))
     compiled = mx.compile(lambda x, y: model.nats(x, y, stride), inputs=model.state) if r.gpu and r.compile and not ttt else None
     with log.progress(label, sum(len(starts) * last for starts, _, last in batches), "tokens") as bar:
         for starts, length, last in batches:
-            positions = starts[:, None] + np.arange(length)
-            x, y = (mx.array(tokens[at].astype(np.int32)) for at in (positions, positions + 1))
-            where = positions[:, -last:]
+            rows = starts[:, None] + np.arange(length)
+            where = rows[:, -last:]
+            x, y = (mx.array(tokens[at].astype(np.int32)) for at in ((where, where + 1) if ttt else (rows, rows + 1)))
             if ttt: values = learner.learn(x, y, lambda nats, z=where[0]: mix(nats, z), tokens[where[0]] == BOS)
             elif compiled and (len(starts), last) == usual: values = np.array(compiled(x, y))
             else: values = np.array(model.nats(x, y, last))
@@ -913,8 +916,7 @@ def decompress(data: bytes, codec: str, size: int, parts: list) -> bytes:
         if codec == "rans": whole, raw = True, rans_decode(data, parts) if size <= MAX_RANS_BYTES else b""
         elif codec == "zlib":
             stream = zlib.decompressobj()
-            raw = stream.decompress(data, size + 1)
-            whole = stream.eof and not stream.unused_data
+            raw, whole = stream.decompress(data, size + 1), stream.eof and not stream.unused_data
         else:
             whole = zstandard.get_frame_parameters(data).content_size == size
             raw = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(data, allow_extra_data=False) if whole else b""
@@ -996,8 +998,7 @@ def fit_artifact(weights: dict, s: Settings, code_bytes: int, hessians: dict | N
     target, a_bit_each = s.TARGET_BYTES - code_bytes, sum(w.size for w in weights.values()) / 8
     low, high, x, best, steps = -6.0, 6.0, 0.0, None, balanced_steps(weights, s, powers or {})  # x: log2 of the factor
     for _ in range(16):
-        scaled = {name: step * 2.0**x for name, step in steps.items()}
-        found = scaled, encode_artifact(weights, s, hessians, scaled)
+        found = (scaled := {name: step * 2.0**x for name, step in steps.items()}), encode_artifact(weights, s, hessians, scaled)
         over = len(found[1]) - target
         if not s.TARGET_BYTES or -0.002 * target <= over <= 0 or x == (3 if over > 0 else -3): return found
         low, high, best = (x, high, best) if over > 0 else (low, x, found)
@@ -1226,8 +1227,7 @@ class Run:
     def __init__(self, args: argparse.Namespace, s: Settings, log: Log):
         self.s, self.log, self.runtime, self.folder = s, log, resolve_device(s), Path(args.resume) if args.resume else None
         self.runtime.start(s.SEED)
-        self.clock = Clock(self.runtime.synchronize)
-        log.enabled = self.runtime.rank == 0
+        self.clock, log.enabled = Clock(self.runtime.synchronize), self.runtime.rank == 0
         for line in s.warnings + self.runtime.notes: log(f"note: {line}")
         with self.clock.span("setup"): self.data = load_data(s, log, with_train=not args.eval_only)
     def build(self) -> GPT:
@@ -1334,8 +1334,7 @@ class Run:
                         glance = bits_per_byte(nats, data.val_bytes[: len(nats)])
                         log(kv(step=step, glance_targets=len(nats), val_loss=glance[0], val_bpb=glance[1]))
             settle(0)
-        meta = {"steps": step, "train_tokens": step * s.TRAIN_BATCH_TOKENS, "epochs": order.epoch(step)}
-        meta |= {"data": data.hashes, "seconds": clock.seconds}
+        meta = dict(steps=step, train_tokens=step * s.TRAIN_BATCH_TOKENS, epochs=order.epoch(step), data=data.hashes, seconds=clock.seconds)
         if r.rank == 0:
             save_arrays(self.folder / "weights.npz", model.weights(), meta)
             checkpoint.unlink(missing_ok=True)

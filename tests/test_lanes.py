@@ -255,32 +255,50 @@ def test_pairs_are_hashed_alike_in_training_and_scoring(lanes):
 
 
 @contextlib.contextmanager
-def no_gradient_before(last):
-    """What the last positions of a row see of those before has no gradient: inputs of convolutions, keys and values."""
+def as_read(kept, first):
+    """What positions before `first` show to later ones is as `kept` has it, from when they were read: inputs of convolutions, products of
+    queries, keys and values, keys and values themselves. What the others show is put there."""
+    now, busy = [], []
 
-    def cut(x, axis=1):
-        before, own = x.split((x.size(axis) - last, last), axis)
-        return torch.cat((before.detach(), own), axis)
+    def put(x, axis=1):
+        if first:
+            x = torch.cat((kept[len(now)], x.narrow(axis, first, x.size(axis) - first)), axis)
+        now.append(x.detach())
+        return x
 
-    # the product of three matrices makes queries, keys and values; attend calls itself on the first window, which may be short
-    convolve, linear, attend = (getattr(train_gpt, name) for name in ("convolve", "linear", "attend"))
+    def linear(x, *weights, **scale):  # a product of three matrices is queries, keys and values
+        y = real["linear"](x, *weights, **scale)
+        return put(y) if len(weights) == 3 else y
+
+    def attend(q, k, v, window):  # it calls itself on the first window
+        if busy:
+            return real["attend"](q, k, v, window)
+        busy.append(True)
+        y = real["attend"](q, put(k, 2), put(v, 2), window)
+        busy.clear()
+        return y
+
+    real = {name: getattr(train_gpt, name) for name in ("convolve", "linear", "attend")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_gpt, "convolve", lambda x, taps: convolve(cut(x), taps))
-        patch.setattr(train_gpt, "linear", lambda x, *w, **k: cut(linear(x, *w, **k)) if len(w) == 3 else linear(x, *w, **k))
-        patch.setattr(train_gpt, "attend", lambda q, k, v, window: attend(q, k, v if v.size(2) < last else cut(v, 2), window))
+        patch.setattr(train_gpt, "convolve", lambda x, taps: real["convolve"](put(x), taps))
+        patch.setattr(train_gpt, "linear", linear)
+        patch.setattr(train_gpt, "attend", attend)
         yield
+    kept[:] = now
 
 
 def by_hand(model, s, tokens, rate, doc_rate, cached):
-    """Score a window, then learn from it, from the page's definition; the weights are put back. The mixture is the trainer's."""
+    """Score a window, then learn from it, from the page's definition; the weights are put back. The mixture is the trainer's. Each window
+    is computed with all that stands before it, so ATTN_WINDOW must be at most EVAL_SEQ_LEN - EVAL_STRIDE."""
     lasting = {name: torch.from_numpy(w) for name, w in model.weights().items()}
     kept, squares, nats, own = model.weights(), dict.fromkeys(model.weights(), 0.0), np.full(len(tokens) - 1, np.nan, np.float32), 1.0
     stream, mixed = torch.from_numpy(tokens.astype(np.int64)), nats.copy()
     mix = train_gpt.cache_beside(tokens, s.NGRAM_CACHE) if cached else None
+    model.first_angles, read = model.rotary(0, len(tokens)), []
     for i, (starts, length, last) in enumerate(window_batches(len(tokens) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE, 1), 1):
-        at, z = int(starts[0]), slice(starts[0] + length - last, starts[0] + length)
-        with no_gradient_before(last):
-            logits = model.logits(stream[None, at : at + length], last)[0]
+        z = slice(starts[0] + length - last, starts[0] + length)
+        with as_read(read, z.start):
+            logits = model.logits(stream[None, : z.stop], last)[0]
         loss = torch.nn.functional.cross_entropy(logits, stream[z.start + 1 : z.stop + 1], reduction="none")
         nats[z] = mixed[z] = loss.detach().numpy()
         if cached:
@@ -303,22 +321,40 @@ def by_hand(model, s, tokens, rate, doc_rate, cached):
 
 
 @pytest.mark.parametrize("window", [0, 5, 32])
-@pytest.mark.parametrize("last", [1, 3, 16, 47])
-def test_a_row_that_is_learned_from_scores_as_in_one_pass(window, last):
-    """It is read in two parts. Whatever an edit lets a token see of those before it has to go through `behind`."""
+@pytest.mark.parametrize("n", [1, 3, 16, 47])
+def test_rows_read_one_after_the_other_score_as_in_one_pass(window, n):
+    """By a Learner whose steps are next to nothing. Whatever an edit lets a token see of those before it has to go through `behind`."""
     s = lane_settings(ATTN_WINDOW=window)
-    model, rows = random_model(s), torch.from_numpy(np.random.default_rng(last).integers(1, 300, (2, 49)))
-    in_two = model.nats(rows[:, :-1], rows[:, 1:], last)
+    model, stream = random_model(s), torch.from_numpy(np.random.default_rng(n).integers(1, 300, (1, 49)))
     with torch.no_grad():
-        in_one = model.nats(rows[:, :-1], rows[:, 1:], last)
-    torch.testing.assert_close(in_two, in_one, rtol=0, atol=1e-4)
-    assert in_two.requires_grad and not train_gpt.KEPT
+        in_one = model.nats(stream[:, :-1], stream[:, 1:], 48)
+    learner, by_rows = train_gpt.Learner(model, 1e-12, 0.0, 48), []
+    for first in range(0, 48, n):
+        x, y = stream[:, first : min(first + n, 48)], stream[:, first + 1 : first + n + 1]
+        learner.read(model.logits, torch.roll(x, 1, 1), 1)  # a question that is not learned from leaves nothing
+        by_rows.append(learner.read(model.nats, x, y, x.size(1)))
+        learner.learn(by_rows[-1], np.ones(x.size(1)), np.zeros(x.size(1), bool))
+    torch.testing.assert_close(torch.cat(by_rows), in_one, rtol=0, atol=1e-4)
+    assert not train_gpt.READER and learner.at == 48
+
+
+def test_what_a_learner_keeps_is_bounded():
+    s = lane_settings(ATTN_WINDOW=0)
+    model, x = random_model(s), torch.arange(2, 14)[None]
+    for context in (0, 5, 30):
+        learner = train_gpt.Learner(model, 0.01, 0.0, context)
+        for read in (12, 24, 36):
+            nats = learner.read(model.nats, x, x, 12)
+            learner.learn(nats, np.ones(12), np.zeros(12, bool))
+            assert max(kept.size(1) for kept in learner.kept) == min(context, read)
+            assert not any(kept.requires_grad for kept in learner.kept)
 
 
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("doc_rate", [0, RATE / 20])
-def test_scores_first_then_learns_and_puts_the_weights_back(lanes, tokens, cached, doc_rate):
-    model, s = lanes[0], lane_settings(TTT_DOC_LR=doc_rate, **({} if cached else {"NGRAM_CACHE": 0}))
+def test_scores_first_then_learns_and_puts_the_weights_back(tokens, cached, doc_rate):
+    s = lane_settings(TTT_DOC_LR=doc_rate, ATTN_WINDOW=16, **({} if cached else {"NGRAM_CACHE": 0}))
+    model = random_model(s)
     before, rate = model.weights(), RATE / 10  # at the whole rate, rounding alone grows to 2e-5
     frozen, learned = scores(model, s, tokens), scores(model, s, tokens, rate)
     after = model.weights()

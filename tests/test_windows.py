@@ -173,7 +173,7 @@ def test_grouped_heads_are_those_of_repeated_keys(tiny_settings):
             many_weight = weight.view(2, 8, 32).repeat_interleave(2, 0).reshape(32, 32) if name in "kv" else weight
             getattr(many, name).copy_(many_weight)
         x = torch.randn(2, 20, 32, generator=generator)
-        cos, sin = train_gpt.rotary_table(20, 8, 10_000.0, x.device)
+        cos, sin = train_gpt.rotary_table(0, 20, 8, 10_000.0, x.device)
         scale, one = torch.randn(32, generator=generator), torch.ones(32)
         torch.testing.assert_close(few(x, None, cos, sin, scale), many(x, None, cos, sin, scale), atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(few(x, None, cos, sin, scale), scale * few(x, None, cos, sin, one), atol=1e-4, rtol=1e-4)
@@ -181,9 +181,9 @@ def test_grouped_heads_are_those_of_repeated_keys(tiny_settings):
 
 def test_rotation_makes_scores_depend_on_distance_alone():
     generator = torch.Generator().manual_seed(1)
-    q, k = (torch.randn(8, generator=generator).expand(1, 1, 30, 8) for _ in range(2))
-    cos, sin = train_gpt.rotary_table(30, 8, 10_000.0, q.device)
-    dots = train_gpt.rotate(q, cos, sin)[0, 0] @ train_gpt.rotate(k, cos, sin)[0, 0].T
+    q, k = (torch.randn(8, generator=generator).expand(1, 30, 1, 8) for _ in range(2))
+    cos, sin = train_gpt.rotary_table(0, 30, 8, 10_000.0, q.device)
+    dots = train_gpt.rotate(q, cos, sin)[0, :, 0] @ train_gpt.rotate(k, cos, sin)[0, :, 0].T
     for distance in (0, 1, 7):
         diagonal = torch.diagonal(dots, -distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=1e-4)

@@ -6,10 +6,51 @@ import dataclasses
 from pathlib import Path
 
 
+class Growing:
+    """int64 values that more are put behind, without a copy of all each time."""
+
+    def __init__(self, np: object):
+        self.np, self.room, self.n = np, np.zeros(1024, np.int64), 0
+
+    def and_then(self, more: object) -> object:
+        """All values and `more` behind them, (n + m,): the next call overwrites these, unless keep has been told that they stay."""
+        if self.n + len(more) > len(self.room):
+            self.room = self.np.concatenate((self.room[: self.n], self.np.zeros(self.n + 2 * len(more), self.np.int64)))
+        self.room[self.n : self.n + len(more)] = more
+        return self.room[: self.n + len(more)]
+
+    def keep(self, n: int) -> None:
+        self.n += n
+
+
+class Places:
+    """Where each hash stood last. They are in sorted pieces, each at least 8 times as long as the next: so few are moved at a time."""
+
+    def __init__(self, np: object):
+        self.np, self.pieces = np, []  # (hashes, places) each, equal hashes by place
+
+    def find(self, hashes: object) -> object:
+        """The latest place of each hash, -1 for none: (n,) uint64 -> (n,)."""
+        latest = self.np.full(len(hashes), -1)
+        for known, places in self.pieces:  # a later piece has later places
+            at = self.np.searchsorted(known, hashes, "right") - 1
+            latest = self.np.where((at >= 0) & (known[at] == hashes), places[at], latest)
+        return latest
+
+    def add(self, hashes: object, places: object) -> None:
+        """Hashes (n,) and their places, which are later than all so far and in order."""
+        by_hash = self.np.argsort(hashes, kind="stable")
+        self.pieces.append((hashes[by_hash], places[by_hash]))
+        while len(self.pieces) > 1 and 8 * len(self.pieces[-1][0]) > len(self.pieces[-2][0]):
+            (known, old), (more, new) = self.pieces.pop(-2), self.pieces.pop()
+            into = self.np.searchsorted(known, more, "right")
+            self.pieces.append((self.np.insert(known, into, more), self.np.insert(old, into, new)))
+
+
 class Memory:
     """The trainer's n-gram cache for a stream that arrives window by window: what the trainer's with_cache does for all of it at once.
 
-    Copies of a context are looked up in sorted hashes, which grow by a window once its targets were told.
+    What it looks up grows by a window once the window's targets were told.
     """
 
     def __init__(self, module: object, orders: int):
@@ -18,32 +59,27 @@ class Memory:
         self.np, self.module, self.orders = np, module, orders
         self.sees_before = hasattr(module, "cells_told")  # its weights depend on how the target before was told: since 2026-11-27
         rows = len(module.context_hashes(np.zeros(0, np.int64), np.zeros(0, np.int64), orders))
-        self.cache, self.tokens = module.Cache(rows), np.zeros(0, np.int64)  # tokens of the positions whose target was told
-        self.before = [np.zeros(0, np.int64)] * rows  # where each one's context stood last
-        self.hashes, self.places = [np.zeros(0, np.uint64)] * rows, [np.zeros(0, np.int64)] * rows  # sorted, equal ones by place
+        self.cache, self.tokens, self.documents = module.Cache(rows), Growing(np), Growing(np)  # of the positions whose target was told
+        self.before, self.places = [Growing(np) for _ in range(rows)], [Places(np) for _ in range(rows)]  # where their contexts stood last
 
     def look(self, tokens: object, start: int) -> tuple[list, object, list]:
         """For tokens (T,) that begin at a place of the stream: for each row of context_hashes what cache_finds says of the positions that
-        have no target yet, then their tokens, then row by row their hashes and where these stood last. Changes nothing."""
-        np, module, known = self.np, self.module, len(self.tokens)
+        have no target yet, then their tokens, then row by row their hashes. Changes nothing that lasts."""
+        np, module, known = self.np, self.module, self.tokens.n
         new = tokens[known - start :]
-        stream, tail = np.concatenate((self.tokens, new)), max(0, known - self.orders)
-        documents, at, finds, links = np.cumsum(stream == module.BOS), np.arange(known, known + len(new)), [], []
-        for row, hashes in enumerate(module.context_hashes(stream[tail:], documents[tail:], self.orders)[:, known - tail :]):
-            before = module.last_copies(hashes)
-            before = np.where(before >= 0, before + known, -1)
-            latest = np.searchsorted(self.hashes[row], hashes, "right") - 1
-            old = (before < 0) & (latest >= 0)
-            old[old] = self.hashes[row][latest[old]] == hashes[old]
-            before[old] = self.places[row][latest[old]]
-            finds.append(module.cache_finds(stream, documents, np.concatenate((self.before[row], before)), at))
-            links.append((hashes, before))
-        return finds, new, links
+        stream, tail, finds = self.tokens.and_then(new), max(0, known - self.orders), []
+        documents = self.documents.and_then((self.documents.room[known - 1] if known else 0) + np.cumsum(new == module.BOS))
+        hashes = module.context_hashes(stream[tail:], documents[tail:], self.orders)[:, known - tail :]
+        for own, earlier, places in zip(hashes, self.before, self.places):
+            before = module.last_copies(own)
+            before = np.where(before >= 0, before + known, places.find(own))
+            finds.append(module.cache_finds(stream, documents, earlier.and_then(before), np.arange(known, known + len(new))))
+        return finds, new, hashes
 
     def needed(self, tokens: object, start: int, last: int) -> int:
         """For how many positions at the end of a row the model's distributions are needed to mix the `last` ones: where weights depend on
         the target before, the position before them too, unless its target was told."""
-        return last + (self.sees_before and len(tokens) - (len(self.tokens) - start) > last)
+        return last + (self.sees_before and len(tokens) - (self.tokens.n - start) > last)
 
     def mix(self, nats: object, tokens: object, start: int, last: int) -> object:
         """-ln of the model's distributions at the end of a row, (needed, V) -> ln of the mixture's, (last, V)."""
@@ -70,17 +106,14 @@ class Memory:
     def learn(self, nats: object, tokens: object, targets: object, start: int) -> object:
         """Take the window's scores, (last,) by the model alone, for the weights, and keep its contexts: the model's part in each mixture,
         (last,), as the trainer's Cache.learn tells it; None from older trainers."""
-        np, (finds, new, links) = self.np, self.look(tokens, start)
+        np, (finds, new, rows) = self.np, self.look(tokens, start)
         at_targets = np.stack([(shares * (found == targets)).sum(0) for found, shares, _ in finds])
         learned = self.cache.learn(np.exp(-nats.astype(np.float64)), at_targets, np.stack([cells for *_, cells in finds]))
-        places = np.arange(len(self.tokens), len(self.tokens) + len(new))
-        self.tokens = np.concatenate((self.tokens, new))
-        for row, (hashes, before) in enumerate(links):
-            by_hash = np.argsort(hashes, kind="stable")
-            into = np.searchsorted(self.hashes[row], hashes[by_hash], "right")
-            self.hashes[row] = np.insert(self.hashes[row], into, hashes[by_hash])
-            self.places[row] = np.insert(self.places[row], into, places[by_hash])
-            self.before[row] = np.concatenate((self.before[row], before))
+        at = np.arange(self.tokens.n, self.tokens.n + len(new))
+        for hashes, places in zip(rows, self.places):
+            places.add(hashes, at)
+        for grown in (self.tokens, self.documents, *self.before):
+            grown.keep(len(new))  # what look has put there
         return learned[1] if isinstance(learned, tuple) else None
 
 
@@ -111,12 +144,16 @@ class Plain:
         self.windows = max(1, s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN)
         self.about = {"device": self.runtime.about()["device"], "precision": self.runtime.about()["precision"]}
         self.memory, self.start = None, 0  # start: where in the stream the row asked about begins
+        self.learner, self.reads = None, False  # reads: it goes by what earlier rows left, so sees each token once (since 2026-11-28)
         self.ttt = s.values.get("TTT_LR") or 0
         self.rates = [s.values[key] for key in ("TTT_LR", "TTT_DOC_LR") if key in s.values]  # of a Learner; older ones know no documents
         if self.ttt or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
             self.windows, self.learn = 1, self.learn_from
         if s.values.get("NGRAM_CACHE"):
             self.memory = Memory(module, s.NGRAM_CACHE)
+        if self.ttt and hasattr(module, "Learner"):
+            self.reads = hasattr(module.Learner, "read")
+            self.learner = module.Learner(self.model, *self.rates, *[self.seq_len - self.stride] * self.reads)
 
     def logits(self, tokens: object, last: int) -> object:
         if not self.memory:
@@ -130,6 +167,14 @@ class Plain:
         """The model's part in the mixture for each target of a window, (last,), once the cache has learned from them."""
         own = self.memory.learn(nats, tokens[0], targets[0], self.start) if self.memory else None
         return self.np.ones(targets.size) if own is None else own
+
+    def unread(self, tokens: object) -> object:
+        """The tokens (B, T) that the model needs to be shown: of a single row those the Learner has not read, if it is one that `reads`."""
+        return self.array(tokens[:, self.learner.at - self.start :] if self.reads else tokens)
+
+    def show(self, of: object, tokens: object, *more: object) -> object:
+        """`of` rows (B, T), the model's logits or nats: as score() has them, by way of a Learner that `reads`."""
+        return self.learner.read(of, self.unread(tokens), *more) if self.reads else of(self.unread(tokens), *more)
 
     def begins(self, tokens: object, targets: object) -> list[object]:
         """Whether each target of a window is the first of a document, (last,), for a Learner that asks for it."""
@@ -148,10 +193,8 @@ class PlainTorch(Plain):
         self.compiled = torch.compile(self.model.logits, dynamic=False) if worth_it else None
         if self.compiled:
             torch._dynamo.config.suppress_errors = True  # as the trainer's score() has it: what fails to compile is computed without
-        self.learner, self.learned = None, 0
-        if self.ttt and hasattr(module, "Learner"):
-            self.learner = module.Learner(self.model, *self.rates)
-        elif self.ttt:  # trainers until 2026-11-27 learn by their optimizer, from the model's own nats
+        self.learned = 0
+        if self.ttt and not self.learner:  # trainers until 2026-11-27 learn by their optimizer, from the model's own nats
             self.learner = module.Optimizer(self.model, self.s, dataclasses.replace(self.runtime, compile=False))
 
     def many_batches(self, targets: int) -> bool:
@@ -172,7 +215,7 @@ class PlainTorch(Plain):
         (rows, length), end = tokens.shape, self.stride - self.seq_len + tokens.shape[1]
         with self.torch.inference_mode():
             if self.compiled is None or rows > self.windows or length > self.seq_len or last > end:
-                return self.model.logits(self.array(tokens), last).float().cpu().numpy()
+                return self.show(self.model.logits, tokens, last).float().cpu().numpy()
             whole = self.np.zeros((self.windows, self.seq_len), tokens.dtype)
             whole[:rows, :length] = tokens
             return self.compiled(self.array(whole), self.stride)[:rows, end - last : end].float().cpu().numpy()
@@ -180,7 +223,7 @@ class PlainTorch(Plain):
     def learn_from(self, tokens: object, targets: object) -> None:
         """The step of test-time training on a window whose scores are final, and the cache's."""
         with self.torch.set_grad_enabled(self.learner is not None):
-            nats = self.model.nats(self.array(tokens), self.array(targets), targets.shape[1])
+            nats = self.show(self.model.nats, tokens, self.array(targets), targets.shape[1])
         own = self.own_part(nats.detach().float().cpu().numpy(), tokens, targets)
         if hasattr(self.learner, "learn"):
             self.learner.learn(nats, own, *self.begins(tokens, targets))
@@ -198,7 +241,6 @@ class PlainMLX(Plain):
 
         self.mx = mx
         super().__init__(module, artifact, spec)
-        self.learner = module.Learner(self.model, *self.rates) if self.ttt else None
 
     def has_gpu(self) -> bool:
         return self.mx.is_available(self.mx.gpu)
@@ -207,11 +249,11 @@ class PlainMLX(Plain):
         return self.mx.array(values.astype(self.np.int32))
 
     def answer(self, tokens: object, last: int) -> object:
-        return self.np.array(self.model.logits(self.array(tokens), last))
+        return self.np.array(self.show(self.model.logits, tokens, last))
 
     def learn_from(self, tokens: object, targets: object) -> None:
         """The step of test-time training on a window whose scores are final, and the cache's."""
-        x, y = self.array(tokens), self.array(targets)
+        x, y = self.unread(tokens), self.array(targets)
         if self.learner:
             self.learner.learn(x, y, lambda nats: (nats, self.own_part(nats, tokens, targets)), *self.begins(tokens, targets))
         else:
