@@ -1461,7 +1461,7 @@ class Run:
                 steps += 1
                 stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
-        windows, reach = 8 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN, min(s.EVAL_SEQ_LEN, s.ATTN_WINDOW or s.EVAL_SEQ_LEN)
+        windows, reach = 32 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN, min(s.EVAL_SEQ_LEN, s.ATTN_WINDOW or s.EVAL_SEQ_LEN)
         tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]
         for span, n in ("imports", s.EVAL_SEQ_LEN + 2), ("head", s.EVAL_SEQ_LEN + 2), ("windows", len(tokens)):  # imports half of torch
             with self.clock.span(span): score(model, tokens[:n], s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
