@@ -5,6 +5,7 @@ Most submissions here are small NumPy scorers, so that a process starts quickly.
 
 import contextlib
 import ctypes
+import itertools
 import json
 import mmap
 import os
@@ -30,6 +31,9 @@ from golf.records import digest
 from golf.runs import import_trainer
 from golf.submission import DEFAULT_LIMITS, Child, NoReferee, Refusal, child_settings, family
 from golf.traces import forget_pages, look_up_names
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from referee import NAMES_LEFT, allowed_difference, differing_claims, needs_mlx
 from referee import main as referee_main
 
@@ -972,6 +976,20 @@ def test_learning_from_more_than_was_scored_shows(score, stream, streaming):
     assert source.count(honest) == 1
     with pytest.raises(Refusal, match="S2"):
         score(source.replace(honest, early + honest), 4, artifact, **TRAINER_LIMITS)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), max_size=40), st.lists(st.integers(0, 12), max_size=5))
+@examples(max_examples=60)
+def test_the_referee_finds_the_latest_places(batches, asked):
+    """Its sorted pieces against a dictionary; each piece is at least 8 times as long as the next, so there are few."""
+    places, latest, n = plain.Places(np), {}, 0
+    for batch in batches:
+        places.add(np.array(batch, np.uint64), np.arange(n, n + len(batch)))
+        latest |= {value: n + i for i, value in enumerate(batch)}
+        n += len(batch)
+    assert places.find(np.array(asked, np.uint64)).tolist() == [latest.get(value, -1) for value in asked]
+    sizes = [len(hashes) for hashes, _ in places.pieces]
+    assert sum(sizes) == n and all(a >= 8 * b for a, b in itertools.pairwise(sizes))
 
 
 def test_a_cache_that_looks_ahead_shows(score, stream, streaming):
