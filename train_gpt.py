@@ -803,7 +803,7 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):
         for starts, length, last in mine:
             positions = starts[:, None] + np.arange(length)
-            rows, where = torch.from_numpy(positions[:, -last if ttt else 0 :]).to(r.device), positions[:, -last:]  # Learner knows the rest
+            rows, where = torch.from_numpy(positions[:, -last if ttt else 0 :]).to(r.device), positions[:, -last:]  # ttt: each token once
             values = (compiled if compiled and (len(starts), last) == usual else nats_of)(stream[rows], stream[rows + 1], last)
             nats[where] = values.detach().view(-1, last).cpu().numpy()
             if ttt:
