@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Purpose:  checks the record folders that differ between two commits, as the workflow for pull requests does, and
-#           that their dates are neither in the future nor, in the record track, that of a record in BASE or earlier.
+#           that their dates are neither in the future nor, in the record track, that of a record in BASE or earlier, and
+#           that they count the same text as what stands in BASE does.
 #           Beside record folders nothing else may differ, and a folder that stands in BASE is neither changed nor removed,
 #           but by maintainers: --maintainer allows both, and verdicts.
 #           The folders are taken out of git as data; nothing of them is run.
-# Hardware: any; Python 3.11 or newer, no packages.
+# Hardware: any; Python 3.11 or newer, git 2.38 or newer, no packages.
 # Example:  bash scripts/check_changed_records.sh origin/main HEAD
 #           bash scripts/check_changed_records.sh origin/main HEAD --maintainer
 # Exit status: 0 all clean, 1 findings, 2 usage.
@@ -22,15 +23,24 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
+# What a merge of HEAD would make of BASE, and not how HEAD differs from where the two parted: of several such places git takes one,
+# and from another HEAD may have undone what BASE has. On a conflict merge-tree fails, and so does this.
+git -C "$root" merge-base "$1" "$2" >"$work/base" # fails where a name is unknown, or nothing is common
+merged="$(git -C "$root" merge-tree --write-tree "$1" "$2")" || {
+  printf 'HEAD does not merge into BASE by itself; merge or rebase first\n%s\n' "$(printf '%q' "$merged")" >&2
+  exit 1
+}
+# What stands: a new folder is held against it.
 export GIT_INDEX_FILE="$work/index"
-git -C "$root" read-tree "$2"
-
-# A record takes its place by its date, so a new one is dated later than those that stand.
-standing="$(git -C "$root" ls-tree --name-only "$1" records/track_30min_2mb_local/)"
+mkdir -p "$work/standing/records"
+git -C "$root" read-tree "$1"
+git -C "$root" ls-files -z -- ':(glob)records/*/*/README.md' ':(glob)records/*/*/submission.json' |
+  git -C "$root" checkout-index -z --stdin --prefix="$work/standing/"
+git -C "$root" read-tree "$merged"
 
 # On its own line, so that its failure stops all. Whatever the case: where it does not count, Records/verified is records/verified.
 # Submodules count, whatever a .gitmodules says of them.
-differ=(git -C "$root" diff --ignore-submodules=none --no-renames --name-only -z "$1...$2" --)
+differ=(git -C "$root" diff --ignore-submodules=none --no-renames --name-only -z "$1" "$merged" --)
 "${differ[@]}" ':(icase)records' >"$work/changed"
 "${differ[@]}" . ':(exclude,icase)records' >"$work/beside"
 
@@ -77,21 +87,19 @@ for folder in ${folders[@]+"${folders[@]}"}; do
   if ! maintains && there "$1" "$folder"; then
     say "$folder" "stands in $1, and only maintainers change or remove what stands; put yours into a folder of its own"
   fi
-  if ! there "$2" "$folder"; then
+  if ! there "$merged" "$folder"; then
     printf '%q: removed\n' "$folder"
     continue
   fi
   for track in track_30min_2mb_local track_non_record; do # a verdict is found by the name alone
     twin="records/$track/${folder##*/}"
-    if [ "$twin" != "$folder" ] && { there "$1" "$twin" || there "$2" "$twin"; }; then
+    if [ "$twin" != "$folder" ] && { there "$1" "$twin" || there "$merged" "$twin"; }; then
       say "$folder" "has the name of $twin; choose another"
     fi
   done
   # Not by git archive, from which a .gitattributes of the folder's own could hide files.
   git -C "$root" ls-files -z -- "$folder" | git -C "$root" checkout-index -z --stdin --prefix="$work/tree/"
-  newest="$(printf '%s\n' "$standing" | grep -vxF "$folder" |
-    sed -n 's|.*/\([0-9]\{4\}-[0-9][0-9]-[0-9][0-9]\)_.*|\1|p' | sort | tail -n 1 || true)"
-  bash "$root/scripts/check_submission_folder.sh" "$work/tree/$folder" --proposed "${newest:-none}" || status=1
+  bash "$root/scripts/check_submission_folder.sh" "$work/tree/$folder" --standing "$work/standing/records" || status=1
 done
 echo "checked ${#folders[@]} changed record folders"
 exit "$status"

@@ -1,6 +1,6 @@
 """Check record folders against the rules of docs/track_spec.md.
 
-    bash scripts/check_submission_folder.sh DIR [DIR ...] [--json] [--rescore] [--proposed DATE]
+    bash scripts/check_submission_folder.sh DIR [DIR ...] [--json] [--rescore] [--standing RECORDS]
 
 Every claim of submission.json is derived again from logs and files. Each finding names file, rule, what was measured, what is
 allowed and how to mend it. The submission's code is read and compiled, never run; --rescore hands a clean folder to the referee
@@ -21,18 +21,17 @@ from pathlib import Path
 from golf import ROOT
 from golf.findings import Report
 from golf.interrupts import tool_main
-from golf.records import is_date
 from golf.rules import check_folder
-from golf.rules_claim import check_date
+from golf.rules_claim import check_beside
 from golf.texts import safe
 
 
-def check(folder: Path, proposed: str = "") -> Report:
-    """check_folder, with whatever a folder made it stumble over as a finding too. proposed: see the option."""
+def check(folder: Path, standing: Path | None = None) -> Report:
+    """check_folder, with whatever a folder made it stumble over as a finding too. standing: see the option."""
     try:
         report = check_folder(folder)
-        if proposed:
-            check_date(report, "" if proposed == "none" else proposed, datetime.datetime.now(datetime.UTC).date())
+        if standing:
+            check_beside(report, standing, datetime.datetime.now(datetime.UTC).date())
         return report
     except Exception as e:  # a stranger's folder must not end the check of the others
         report = Report(folder)
@@ -57,17 +56,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--json", action="store_true", help="one JSON list on standard output")
     parser.add_argument("--rescore", action="store_true", help="score clean folders again with the referee's defaults")
-    parser.add_argument("--proposed", metavar="DATE", help="check dates too; DATE: that of the newest record that stands, or none")
+    parser.add_argument("--standing", type=Path, metavar="RECORDS", help="check dates and text too, beside the records/ that stand")
     args = parser.parse_args(argv)
-    if args.proposed and args.proposed != "none" and not is_date(args.proposed):
-        parser.error(f"--proposed {args.proposed} is no date; give YYYY-MM-DD, or none while there is no record")
+    if args.standing and not args.standing.is_dir():
+        parser.error(f"--standing {args.standing} is no folder; give the records/ that the new ones come to")
     for folder in args.folders:
         if not folder.exists() and not folder.is_symlink():
             parser.error(f"there is no {folder}")
         inside = sorted(path.parent for path in folder.glob("*/submission.json"))
         if inside and not (folder / "submission.json").exists():
             parser.error(f"{folder} is no record, but holds some ({len(inside)}); name one, as {inside[0]}, or all: {folder}/2*")
-    reports = [check(folder, args.proposed) for folder in args.folders]
+    reports = [check(folder, args.standing) for folder in args.folders]
     status = int(any(report.findings for report in reports))
     if args.json:
         print(json.dumps([report.as_json() for report in reports], indent=1))

@@ -113,6 +113,16 @@ def differing_claims(claim: dict, mine: dict, sha256: str, charged: int) -> list
     return found
 
 
+def changed_text(table: object) -> str:
+    """What a tokenizer, its ByteTable, makes of the English of docs/ where it does not keep it: the first line, and what becomes of it."""
+    lines = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))).split("\n")
+    for line in (line for line in lines if table.encode and line.isascii()):
+        (kept,) = table.decode([table.encode(line)])
+        if kept.split() != line.encode().split():
+            return f"its tokenizer makes {kept.decode(errors='replace')!r} of {line!r}, so the bytes are not those of the text"
+    return ""
+
+
 def allowed_difference(trainer: ModuleType, device: str, claimed: str) -> float:
     """How far the score may be from the claim, by the device it was `claimed` for; `device`: what --device says."""
     cpu, on_cpu = claimed.startswith("CPU"), device == "cpu" or not os.path.exists("/dev/nvidiactl")  # as Child has it
@@ -141,6 +151,8 @@ def rescore(args: argparse.Namespace) -> dict:
     tokenizer = Path(args.tokenizer).read_bytes()
     charged = 0 if (tokenizer_sha256 := sha256_of(tokenizer)) == load_pins()["tokenizer"] else len(tokenizer)
     violations = differing_claims(claim, validation, tokenizer_sha256, charged)
+    if charged and (what := changed_text(table)):
+        violations.append({"rule": "S6", "what": what})
     target_bytes, allowed = table.target_bytes(tokens[:-1], tokens[1:]), allowed_difference(train_gpt, args.device, claim["device"])
     limits = DEFAULT_LIMITS | {"total_s": args.limit_s, "reply_s": args.reply_s, "memory_bytes": int(args.memory_gb * 2**30)}
     rows, scored = [], {}

@@ -1,5 +1,6 @@
 """The leaderboard: ranked from record folders alone, who holds a record and why not, and nothing a stranger wrote becomes markup."""
 
+import copy
 import dataclasses
 import html.parser
 import json
@@ -74,6 +75,31 @@ def test_a_record_needs_its_margin_and_its_p(noise, gain, record):
     assert is_one is record and ("no record" in said) is not record, said
 
 
+def test_a_record_whose_seeds_are_far_apart_can_be_beaten():
+    """By Welch's test no number of seeds is enough against one bad one. Seven that all score lower than each of three are."""
+    best, few, many, near = (
+        types.SimpleNamespace(same_text=lambda x: True, losses_like=lambda x, nats=nats: nats)
+        for nats in ([2.300, 2.303, 3.2], [2.2] * 6, [2.2 + i / 1e4 for i in range(7)], [2.2] * 9 + [2.301])
+    )
+    for entry, record in ((few, False), (many, True), (near, False)):
+        said, is_one = against(entry, best)
+        assert is_one is record, said
+
+
+def test_scores_on_two_texts_are_not_put_in_one_order(repository):
+    """A slice of the text may be easier: README names the best on the longest, and the open lane is listed by text first."""
+    entries, _ = read_records(repository / "records", TRACKS, pins_of(repository))
+    (cpu,) = (e for e in entries if e.claim["track"] == OPEN)
+    easier, other = (copy.deepcopy(cpu) for _ in range(2))
+    easier.claim |= {"val_bpb": 0.5, "title": "Easier", "validation": cpu.claim["validation"] | {"targets": 9}}
+    other.claim |= {"val_bpb": 0.1, "title": "Other"}
+    other.text = ""
+    rows = ranked([other, easier, cpu], OPEN)
+    assert rows == [cpu, easier, other]
+    table = readme_table(rows)
+    assert f"best of 1 scored on {cpu.claim['validation']['targets']:,} targets" in table and "Easier" not in table and "Other" not in table
+
+
 def test_pages(repository, capsys):
     assert build(repository) == 0
     assert "Open hardware" not in (repository / "README.md").read_text()  # its text is not pinned
@@ -82,7 +108,7 @@ def test_pages(repository, capsys):
     assert readme.startswith("# x\n\n") and readme.endswith("\n\nrest\n") and "old" not in readme
     rows = [line for line in readme.splitlines() if line.startswith("| ") and "records/" in line]
     assert len(rows) == 4 and "2026-11-04_noisy" in rows[0] and "NVIDIA GeForce RTX 4090" in rows[0]
-    assert "Open hardware, best of 1 scored on pinned text" in readme and "2026-11-05_cpu" in readme
+    assert "Open hardware, best of 1 scored on 1,500 targets of pinned text" in readme and "2026-11-05_cpu" in readme
     page = (repository / "docs" / "leaderboard.html").read_text()
     assert page.count("<tr>") == 2 + 5 and page.count("<svg") == 4 and "http" not in re.sub(r"http-equiv", "", page)
     assert build(repository, "--check", pins=pins_of(repository)) == 0

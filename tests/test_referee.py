@@ -5,6 +5,7 @@ Most submissions here are small NumPy scorers, so that a process starts quickly.
 
 import contextlib
 import ctypes
+import dataclasses
 import itertools
 import json
 import mmap
@@ -34,7 +35,7 @@ from golf.traces import forget_pages, look_up_names
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from referee import NAMES_LEFT, allowed_difference, differing_claims, needs_mlx
+from referee import NAMES_LEFT, allowed_difference, changed_text, differing_claims, needs_mlx
 from referee import main as referee_main
 
 import train_gpt
@@ -1253,6 +1254,16 @@ def test_the_tokenizers_file_counts_whatever_the_log_says(record, tiny, tmp_path
     (folder / "submission.json").write_text(json.dumps(claim | {"cap_bytes": claim["total_bytes"] + size - 1}))
     status, verdict = scored_as(folder, claim["val_bpb"], "--unchecked")
     assert status == 1 and [entry["rule"] for entry in verdict["violations"]] == ["B4"]
+
+
+def test_a_tokenizer_that_loses_text_shows(tiny):
+    """Lower case for upper keeps every byte count and makes text easier."""
+    table = train_gpt.ByteTable.load(tiny.tokenizer)
+    assert changed_text(table) == ""
+    lower = dataclasses.replace(table, encode=lambda text: table.encode(text.lower()))
+    assert changed_text(lower).startswith("its tokenizer makes '# the file artifact.bin' of '# The file artifact.bin'")
+    byte_table = dataclasses.replace(table, encode=None)  # a byte tokenizer has no pieces to lose
+    assert changed_text(byte_table) == ""
 
 
 def test_a_verdict_takes_no_others_place(record, tiny, tmp_path, scored_as, capsys):

@@ -5,9 +5,11 @@ Rule ids are those of docs/track_spec.md.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from golf import ROOT, schema
 from golf.findings import REMAKE, Report
@@ -17,8 +19,8 @@ from golf.texts import UNSEEN, TextError, read_json, read_text, safe, suspicious
 
 # \u2713 is what leaderboard.py puts on what the referee verified; GitHub makes such signs of :white_check_mark: and &check; too, and
 # an image can show anything.
-SIGNS = "\u221a\u237b\u2611\u2705\u2713\u2714\U00010102\U0001f5f8\U0001f5f9\U0001fbb1"
-MARKS = re.compile(rf"[{SIGNS}]|:\w{{0,30}}check\w{{0,30}}:|&#?\w{{1,30}};|!\[")
+SIGNS = "\u237b\u2611\u2705\u2713\u2714\U00010102\U0001f5f8\U0001f5f9\U0001fbb1"
+MARKS = re.compile(rf"[{SIGNS}]|\u221a(?![\w(])|:\w{{0,30}}check(?!point)\w{{0,30}}:|&#?\w{{1,30}};|!\[")
 HTML = re.compile("<[a-z/!?]", re.IGNORECASE)
 FIELD_RULES = {"total_bytes": "B4", "code_bytes": "B1", "model_bytes": "B1", "cap_bytes": "B1", "train_seconds": "C1", "validation": "S7"}
 
@@ -60,17 +62,32 @@ def check_claim_shape(report: Report) -> dict | None:
     return claim
 
 
-def check_date(report: Report, newest: str, today: datetime.date) -> None:
-    """Of a folder that is proposed: not of the future, and in the record track later than `newest`, the newest other that stands."""
+def check_beside(report: Report, standing: Path, today: datetime.date) -> None:
+    """Of a folder that is proposed, beside the records/ that stand: not of the future, in the record track later than all others there,
+    and with as many targets and bytes of its text as they count."""
     folder = report.folder.resolve()
+    others = [path for path in sorted(standing.glob("*/*")) if path.parts[-2:] != folder.parts[-2:]]
+    for other in others:
+        with contextlib.suppress(TextError, TypeError, KeyError):  # what stands may be of an older form
+            theirs, mine = read_json(other / "submission.json")["validation"], (report.claim or {})["validation"]
+            if mine["sha256"] == theirs["sha256"] and mine != theirs:
+                measured, allowed = (f"{x['targets']} targets, {x['bytes']} bytes" for x in (mine, theirs))
+                fix = "count bytes as docs/scoring.md does, or show in an issue that the other is wrong"
+                report.find("submission.json", "S6", measured, f"{allowed}, as {other.name} counts the same text", fix)
+                break
+    newest = max((path.name[:10] for path in others if is_record(path) and is_date(path.name[:10])), default="")
     day, tomorrow = folder.name[:10], (today + datetime.timedelta(days=1)).isoformat()  # it is tomorrow already in some time zones
     fix = "rename it to the day you propose it, and make submission.json again"
     if not is_date(day):
         return  # check_claim_shape has said it
     if day > tomorrow:
         report.find(folder.name, "E1", f"dated {day}", f"at most {tomorrow}", fix)
-    if folder.parent.name in TRACK and TRACK[folder.parent.name].record and day <= newest:
+    if is_record(folder) and day <= newest:
         report.find(folder.name, "E3", f"dated {day}", f"later than {newest}, the date of the newest record that stands", fix)
+
+
+def is_record(folder: Path) -> bool:
+    return folder.parent.name in TRACK and TRACK[folder.parent.name].record
 
 
 def differences(derived: object, claimed: object, at: str = "") -> Iterator[tuple[str, object, object]]:

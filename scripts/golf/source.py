@@ -177,7 +177,7 @@ def reaches(tree: ast.Module, packages: frozenset[str]) -> list[tuple[int, str]]
     A list of known ways, which catches accidents and plain attempts. It proves nothing: whoever wants to can hide a name from it.
     """
     found = []
-    allowed = packages | set(sys.stdlib_module_names) - TEXTS
+    allowed = packages | {"compression"} | set(sys.stdlib_module_names) - TEXTS  # in the library since Python 3.14
     aliases: dict[str, str] = {}
     nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom, ast.Call, ast.Name, ast.Attribute))]
     found += [(x.lineno, "asks for docstrings") for x in ast.walk(tree) if isinstance(x, ast.Constant) and x.value == "__doc__"]

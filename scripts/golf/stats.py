@@ -52,6 +52,11 @@ def student_tail(t: float, df: float) -> float:
     return half if t > 0 else 1.0 - half
 
 
+def separation_p(lower: Sequence[float], higher: Sequence[float]) -> float:
+    """Chance that all of `lower` fall below all of `higher` where both are drawn alike (the exact rank sum test); 1 where they do not."""
+    return 1 / math.comb(len(lower) + len(higher), len(lower)) if max(lower) < min(higher) else 1.0
+
+
 def welch_p(lower: Sequence[float], higher: Sequence[float]) -> float | None:
     """One-sided p that mean(lower) < mean(higher), by Welch's t-test; None with fewer than two values on a side."""
     if len(lower) < 2 or len(higher) < 2:

@@ -15,13 +15,15 @@ UNSEEN = re.compile("[\u00ad\u034f\u115f\u1160\u2800\u3164\ufe00-\ufe0f\uffa0]")
 
 # Sentences that try to steer whoever, or whatever, reads a file. Whatever they say, nothing here acts on text.
 STEERING = re.compile(
-    r"\b(ignore|disregard|forget)\b.{0,30}\b(previous|prior|above|earlier|all)\s+(the\s+|of\s+)*(your\s+)?(instruction|rule|check(?!point)|prompt)"
-    r"|<\|(im_start|im_end|system|endoftext)\|>|\[/?INST\]|^\s*(system|assistant|reviewer|judge)\s*(prompt|message|note|instructions?)\s*:"
+    r"\b(ignore|disregard|forget)\b.{0,30}\b(previous|prior|above|earlier|all)\s+(the\s+|of\s+)*(your\s+)?"
+    r"(instruction|rule(?!s? of thumb)|check(?!point|s? of)|prompt)"
+    r"|<\|(im_start|im_end|system|endoftext)\|>|\[/?INST\]"
+    r"|^\s*(system|assistant|reviewer|judge)\s*(prompt|message|(?<!system )note|instructions?)\s*:"
     r"|\byou are an? (ai|language model|assistant|reviewer|judge)\b"
     r"|(^|[.!?:]\s+)(please\s+)?act as an? (ai|language model|assistant|reviewer|judge)\b|(^|[.!?:]\s+)as an ai\b(?!-)"
     r"|(^|[.!?:,]\s+)(please\s+)?(mark|treat|report|accept|approve)\b.{0,40}\b(this|the) (submission|record|folder|run|result)"
     r"\s+((as|is|was|to be|it is)\s+)?((now|already|fully)\s+)?(verified|valid|clean|passed|approved)\b"
-    r"|\bcurl\s+\S+\s*\|\s*(ba)?sh\b|\brm\s+-rf\s+(?!~/\.cache/\w)[~/]",
+    r"|\bcurl\s+\S+\s*\|\s*(ba)?sh\b|\brm\s+-rf\s+(?!~/\.cache/\w|/tmp/\w)[~/]",
     re.IGNORECASE | re.MULTILINE,
 )
 
