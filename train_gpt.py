@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse, contextlib, dataclasses, difflib, errno, glob, hashlib, io, itertools, json, lzma, math, os, platform, re, shutil, signal
 import collections, shlex, struct, sys, time, zipfile, zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -444,18 +444,16 @@ def linear(x: Tensor, *weights: Tensor, scale: Tensor | None = None) -> Tensor:
     for watch in WATCH: watch(x, weights)
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     return F.linear(x, (weight if scale is None else scale[:, None] * weight).to(x.dtype))
-READER: list[Learner] = []  # who reads one stream row by row: a Learner puts itself here
-def behind(x: Tensor, reach: int) -> Tensor:
-    """x (B, T, …); for a Learner with up to `reach` positions (0: all it keeps) of its stream in front, as they were when read."""
-    if not READER: return x  # each of the calls of a pass has a place of its own in these lists
-    kept, left, context = READER[0].kept, READER[0].left, READER[0].context
-    x = torch.cat((kept[len(left)], x), 1) if kept else x
-    left.append(x[:, max(0, x.size(1) - min(reach or context, context)) :].detach())
+def behind(x: Tensor, reach: int, learner: Learner | None) -> Tensor:
+    """x (B, T, …); for a learner with up to `reach` positions (0: all it keeps) of its stream in front, as they were when read."""
+    if learner is None: return x
+    if learner.kept: x = torch.cat((learner.kept[len(learner.left)], x), 1)  # the calls of a pass have a place each in these lists
+    learner.left.append(x[:, max(0, x.size(1) - min(reach or learner.context, learner.context)) :].detach())
     return x
-def convolve(x: Tensor, taps: Tensor) -> Tensor:
+def convolve(x: Tensor, taps: Tensor, learner: Learner | None) -> Tensor:
     """Short causal convolution: each of (B, T, D) gets shares `taps` (reach, D) of those before it, a filter a channel (Canon layers,
     arXiv:2512.17351). Rolled after the product, so that no rolled copy is kept; masked, as padding would be a CUDA kernel more."""
-    T, x = x.size(1), behind(x, len(taps))
+    T, x = x.size(1), behind(x, len(taps), learner)
     left = torch.arange(x.size(1), 0, -1, device=x.device)[:, None]  # tokens from here to the end
     return (x + sum(torch.roll(tap * x * (left > back), back, 1) for back, tap in enumerate(taps.to(x.dtype), 1)))[:, -T:]
 def rotary_table(first: int, length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -495,19 +493,19 @@ class Attention(nn.Module):
         self.q_gain = nn.Parameter(torch.full((s.NUM_HEADS,), s.QK_GAIN_INIT))
         if s.HEAD_GATE: self.gate = nn.Parameter(torch.zeros(s.NUM_HEADS, min(s.HEAD_GATE, s.MODEL_DIM)))
         if s.VALUE_EMBED: self.value_scale = nn.Parameter(torch.ones(self.kv_heads, self.head_dim))
-    def forward(self, x: Tensor, values: Tensor | None, cos: Tensor, sin: Tensor, scale: Tensor) -> Tensor:
+    def forward(self, x: Tensor, values: Tensor | None, angles: Sequence, scale: Tensor, learner: Learner | None = None) -> Tensor:
         B, T, D = x.shape
         heads = linear(x, self.q, self.k, self.v).view(B, T, -1, self.head_dim)  # one product, not three
         qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), 2)  # (B, T, H, head_dim)
         if values is not None: v = v + self.value_scale.to(x.dtype) * values.view(v.shape)  # value embedding, as in nanoGPT speed runs
         if self.key_shift:
-            qk = behind(qk, 1)
+            qk = behind(qk, 1, learner)
             at, head, channel = (torch.arange(n, device=x.device) for n in qk.shape[1:])
             late = (at > 0)[:, None, None] & (head >= self.heads)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
             qk = torch.where(late, torch.roll(qk, 1, 1), qk)[:, -T:]
         gain = F.pad(self.q_gain, (0, self.kv_heads), value=1.0).to(x.dtype).expand(B, T, -1)[..., None]  # backward sums by rows
-        q, k = rotate(norm(qk) * gain, cos, sin).split((self.heads, self.kv_heads), 2)
-        k, v = behind(k, self.window), behind(v, self.window)
+        q, k = rotate(norm(qk) * gain, *angles).split((self.heads, self.kv_heads), 2)
+        k, v = behind(k, self.window, learner), behind(v, self.window, learner)
         y = attend(*(z.transpose(1, 2) for z in (q, k, v)), self.window).transpose(1, 2)  # (B, T, H, head_dim)
         if hasattr(self, "gate"): y = y * 2 * F.linear(x[..., : self.gate.size(1)], self.gate.to(x.dtype)).sigmoid()[..., None]
         return linear(y.reshape(B, T, D), self.out, scale=scale)
@@ -529,12 +527,12 @@ class Block(nn.Module):
         self.attn_scale, self.mlp_scale = (nn.Parameter(torch.ones(s.MODEL_DIM)) for _ in range(2))
         self.mix = nn.Parameter(torch.stack((torch.ones(s.MODEL_DIM), torch.zeros(s.MODEL_DIM))))
         if s.CONV_TAPS: self.attn_conv, self.mlp_conv = (nn.Parameter(torch.zeros(s.CONV_TAPS, s.MODEL_DIM)) for _ in range(2))
-    def forward(self, x: Tensor, x0: Tensor, values: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, x0: Tensor, values: Tensor | None, angles: Sequence, learner: Learner | None) -> Tensor:
         mix = self.mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        h = convolve(norm(x), self.attn_conv) if hasattr(self, "attn_conv") else norm(x)
-        x = x + self.attn(h, values, cos, sin, self.attn_scale)
-        h = convolve(norm(x), self.mlp_conv) if hasattr(self, "mlp_conv") else norm(x)
+        h = convolve(norm(x), self.attn_conv, learner) if hasattr(self, "attn_conv") else norm(x)
+        x = x + self.attn(h, values, angles, self.attn_scale, learner)
+        h = convolve(norm(x), self.mlp_conv, learner) if hasattr(self, "mlp_conv") else norm(x)
         return x + self.mlp(h, self.mlp_scale)
 
 class GPT(nn.Module):
@@ -553,29 +551,30 @@ class GPT(nn.Module):
         self.to(runtime.device).eval()  # training alone switches on what nn.Dropout and its like do: Stepper.launch
         self.rotary = lambda first, length: rotary_table(first, length, s.MODEL_DIM // s.NUM_HEADS, s.ROPE_BASE, runtime.device)
         self.first_angles = self.rotary(0, max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP))))
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """(B, T) token ids -> (B, T, D), normed, ready for the head."""
+    def hidden(self, tokens: Tensor, learner: Learner | None = None) -> Tensor:
+        """(B, T) token ids -> (B, T, D), normed, ready for the head. For a learner, a row (1, T) that follows those it has learned from."""
+        if learner: learner.left = []
         skips, x = self.skips.to(self.dtype), F.embedding(tokens, self.embed).to(self.dtype)
         if hasattr(self, "bigram"):  # large odd factors spread the pairs
-            pair = (F.pad(behind(tokens, 1), (1, 0))[:, -tokens.size(1) - 1 : -1] * 36313 ^ tokens * 27191) % len(self.bigram)
+            pair = (F.pad(behind(tokens, 1, learner), (1, 0))[:, -tokens.size(1) - 1 : -1] * 36313 ^ tokens * 27191) % len(self.bigram)
             x = norm(x) + linear(F.embedding(pair, self.bigram).to(self.dtype), self.bigram_up)
-        if hasattr(self, "smear"): x = torch.where((tokens != BOS)[..., None], convolve(x, self.smear[None]), x)
+        if hasattr(self, "smear"): x = torch.where((tokens != BOS)[..., None], convolve(x, self.smear[None], learner), x)
         values = F.embedding(tokens, self.value_embed).to(self.dtype) if hasattr(self, "value_embed") else None
         x = x0 = norm(x)
-        angles = self.rotary(READER[0].at, x.size(1)) if READER else self.first_angles
+        angles = self.rotary(learner.at, x.size(1)) if learner else self.first_angles
         angles, saved = [z[: x.size(1)].to(x.dtype) for z in angles], []
         for i, block in enumerate(self.blocks):
             if saved and i >= len(skips): x = x + skips[len(saved) - 1] * saved.pop()  # the first time its own input
-            x = block(x, x0, values, *angles)
+            x = block(x, x0, values, angles, learner)
             if i < len(skips): saved.append(x)
         return norm(x)
-    def logits(self, tokens: Tensor, last: int) -> Tensor:
+    def logits(self, tokens: Tensor, last: int, learner: Learner | None = None) -> Tensor:
         """Capped logits of the last `last` positions of each row: (B, T) -> (B, last, V) float32."""
-        logits = linear(self.hidden(tokens)[:, -last:], self.embed).float()
+        logits = linear(self.hidden(tokens, learner)[:, -last:], self.embed).float()
         return self.softcap * torch.tanh(logits / self.softcap)
-    def nats(self, tokens: Tensor, targets: Tensor, last: int) -> Tensor:
+    def nats(self, tokens: Tensor, targets: Tensor, last: int, learner: Learner | None = None) -> Tensor:
         """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32."""
-        return F.cross_entropy(self.logits(tokens, last).flatten(0, 1), targets[:, -last:].flatten(), reduction="none")
+        return F.cross_entropy(self.logits(tokens, last, learner).flatten(0, 1), targets[:, -last:].flatten(), reduction="none")
     def weights(self) -> dict[str, np.ndarray]: return {n: p.detach().float().cpu().numpy().copy() for n, p in self.named_parameters()}
     @torch.no_grad()
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
@@ -745,6 +744,7 @@ class Cache:
         return -np.log(mixed), p * (1 - shares.sum(0)) / mixed
 def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice], tuple[np.ndarray, np.ndarray]]:
     """A cache for a stream (n + 1,), its finds looked up ahead: learn(a model's nats (n,), the targets to score next) is Cache.learn."""
+    if not orders: return lambda nats, z: (nats, np.ones_like(nats))  # no cache: the scores are the model's, and its part in each is all
     tokens, documents, n = tokens.astype(np.int64), np.cumsum(tokens == BOS), len(tokens) - 1
     def look_up(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found, shares, cells = cache_finds(tokens, documents, last_copies(hashes), np.arange(n))
@@ -752,11 +752,6 @@ def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice
     finds, cells = (np.stack(x) for x in zip(*map(look_up, context_hashes(tokens[:-1], documents[:n], orders))))
     cache = Cache(len(finds))
     return lambda nats, z: cache.learn(np.exp(-nats.astype(np.float64)), finds[:, z], cells[..., z])
-def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
-    """Nats (n,) of a model on a stream (n + 1,) -> of its mixture with the cache, which learns after each window."""
-    mixed, learn = nats.copy(), cache_beside(tokens, orders)
-    for _, end, first in score_windows(len(nats), seq_len, stride): mixed[first:end], _ = learn(nats[first:end], slice(first, end))
-    return mixed
 # shared: end cache
 class Learner(torch.optim.Adam):
     """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432).
@@ -764,18 +759,16 @@ class Learner(torch.optim.Adam):
     `behind` looks back at is `kept`, of up to `context` tokens, as it was then; `left` is what the row read last would keep."""
     def __init__(self, model: GPT, lr: float, doc_lr: float, context: int):
         super().__init__([p for p in model.parameters() if p.numel()], lr + doc_lr, (0.0, 0.99), 0.001, fused=True)
-        self.weights, self.share = [p.data for p in model.parameters() if p.numel()], lr / (lr + doc_lr)
+        self.model, self.weights, self.share = model, [p.data for p in model.parameters() if p.numel()], lr / (lr + doc_lr)
         self.lasting, self.context, self.at, self.kept, self.left = [w.clone() for w in self.weights], context, 0, [], []
-    def read(self, of: Callable[..., Tensor], tokens: Tensor, *more: object) -> Tensor:
-        """`of`, the model's logits or nats, of tokens (1, T) that follow those learned from; learning moves on behind the row read last."""
-        self.left, READER[:] = [], [self]
-        try: return of(tokens, *more)
-        finally: READER.clear()
-    def learn(self, nats: Tensor, own: np.ndarray, begins: np.ndarray) -> None:
-        """Learn from the row read last: the model's nats, its part in each mixture with the cache, whether each begins a document, (n,)."""
-        self.at, self.kept = self.at + len(nats), self.left
-        before, ended = [w.clone() for w in self.weights], self.share < 1 and begins.any()
-        if ended: own = own * (np.arange(len(own)) >= np.flatnonzero(begins)[-1])  # only from the document that goes on
+    def learn(self, row: np.ndarray, mix: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Score the targets of the row that follows those learned from, tokens (n + 1,), then learn from them: the mixture's nats, (n,).
+        `mix` gives these, and the model's part in each mixture, as the cache knows the rest, from the model's nats."""
+        ids = torch.from_numpy(row[None].astype(np.int64)).to(self.model.embed.device)
+        nats = self.model.nats(ids[:, :-1], ids[:, 1:], len(row) - 1, self)
+        mixed, own = mix(nats.detach().cpu().numpy())
+        before, starts = [w.clone() for w in self.weights], np.flatnonzero((row[:-1] == BOS) & (self.share < 1))  # of documents
+        own = own * (np.arange(len(own)) >= starts.max(initial=0))  # only from the document that goes on
         torch.use_deterministic_algorithms(True, warn_only=True)  # else a GPU adds up in another order, and scores otherwise, each time
         torch.utils.deterministic.fill_uninitialized_memory = False  # it would be filled for nothing: a kernel for each tensor made
         (nats * torch.from_numpy(own).to(nats)).mean().backward()
@@ -783,36 +776,39 @@ class Learner(torch.optim.Adam):
         self.step()
         self.zero_grad()
         moved = torch._foreach_sub(self.weights, before)
-        if ended: torch._foreach_copy_(self.weights, torch._foreach_add(self.lasting, moved))
+        if len(starts): torch._foreach_copy_(self.weights, torch._foreach_add(self.lasting, moved))
         torch._foreach_add_(self.lasting, moved, alpha=self.share)
+        self.at, self.kept = self.at + len(own), self.left
+        return mixed
 COMPILE_ABOVE = 256  # score() compiles for more batches than this: fewer are done sooner without. The referee goes by it too
-def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int,
-          ttt: float = 0) -> np.ndarray:
+def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, ttt=0.0) -> np.ndarray:
     """Nats of every target of a stream of n + 1 tokens, each scored once, beside the cache: (n,) float32. With `ttt`, the model learns
-    from each window once it is scored, at that rate, uncompiled as the referee does, and is put back at the end."""
-    n = len(tokens) - 1
-    batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)))
-    nats, stream = np.zeros(n, np.float32), torch.from_numpy(tokens.astype(np.int64)).to(r.device)
+    from each window once it is scored, at that rate, uncompiled as the referee does, and gets its weights back at the end."""
+    n, nats = len(tokens) - 1, np.zeros(len(tokens) - 1, np.float32)
+    if ttt:
+        weights, learner, mix = model.weights(), Learner(model, ttt, s.TTT_DOC_LR, seq_len - stride), cache_beside(tokens, s.NGRAM_CACHE)
+        with log.progress(label, n, "tokens") as bar:
+            for _, end, first in score_windows(n, seq_len, stride):
+                nats[first:end] = learner.learn(tokens[first : end + 1], lambda own, z=slice(first, end): mix(own, z))
+                bar(end - first)
+        model.load_weights(weights)
+        return nats
+    batches = window_batches(n, seq_len, stride, max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)))
+    stream, mine = torch.from_numpy(tokens.astype(np.int64)).to(r.device), batches[r.rank :: r.world]
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
-    compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and not ttt and len(batches) > COMPILE_ABOVE else None
+    compiled = torch.compile(model.nats, dynamic=False) if r.compile and r.cuda and len(batches) > COMPILE_ABOVE else None
     if compiled: torch._dynamo.config.suppress_errors = True  # what fails to compile is scored without
-    if ttt: weights, learner = model.weights(), Learner(model, ttt, s.TTT_DOC_LR, seq_len - stride)
-    nats_of = (lambda *row: learner.read(model.nats, *row)) if ttt else model.nats
-    mix = cache_beside(tokens, s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats, np.ones_like(nats))
-    mine = batches if ttt else batches[r.rank :: r.world]
-    with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode(not ttt):
+    with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode():
         for starts, length, last in mine:
             positions = starts[:, None] + np.arange(length)
-            rows, where = torch.from_numpy(positions[:, -last if ttt else 0 :]).to(r.device), positions[:, -last:]  # ttt: each token once
-            values = (compiled if compiled and (len(starts), last) == usual else nats_of)(stream[rows], stream[rows + 1], last)
-            nats[where] = values.detach().view(-1, last).cpu().numpy()
-            if ttt:
-                nats[where[0]], own = mix(nats[where[0]], where[0])
-                learner.learn(values, own, tokens[where[0]] == BOS)
-            bar(values.numel())
-    if ttt: model.load_weights(weights)
-    elif r.world > 1: dist.all_reduce(torch.from_numpy(nats), group=r.control)  # each position is scored by one rank and 0 elsewhere
-    return with_cache(nats, tokens, seq_len, stride, s.NGRAM_CACHE) if s.NGRAM_CACHE and not ttt else nats
+            rows = torch.from_numpy(positions).to(r.device)
+            nats_of = compiled if compiled and (len(starts), last) == usual else model.nats
+            nats[positions[:, -last:]] = nats_of(stream[rows], stream[rows + 1], last).view(-1, last).cpu().numpy()
+            bar(len(starts) * last)
+    if r.world > 1: dist.all_reduce(torch.from_numpy(nats), group=r.control)  # each position is scored by one rank and 0 elsewhere
+    mix = cache_beside(tokens, s.NGRAM_CACHE)
+    for _, end, first in score_windows(n, seq_len, stride): nats[first:end], _ = mix(nats[first:end], slice(first, end))
+    return nats
 # Artifact: encode and decode ==========================================================================================
 # shared: begin artifact
 # Layout (docs/artifact_format.md): prefix | header, JSON in zlib | payload, compressed by the codec.
@@ -1116,7 +1112,7 @@ def peak_process_bytes() -> int:
 
 class Interrupted(BaseException): """The run was asked to stop; what is on disk is enough to go on."""
 class Interrupt:
-    """The first SIGINT, SIGTERM or SIGHUP sets `signal`, and raises Interrupted where `raises` is set; the same one again kills."""
+    """SIGINT, SIGTERM or SIGHUP sets `signal`; the first raises Interrupted where `raises` is set; the same one again kills."""
     def __init__(self):
         self.signal, self.raises, hangup = 0, False, getattr(signal, "SIGHUP", None)  # Windows has none, and nohup has it ignored
         numbers = [signal.SIGINT, signal.SIGTERM] + [hangup] * (hangup is not None and signal.getsignal(hangup) == signal.SIG_DFL)
@@ -1126,9 +1122,9 @@ class Interrupt:
         self.raises = True
         if self.signal: raise Interrupted
     def _handle(self, number: int, frame: object) -> None:
-        self.signal = number
+        self.signal, raises, self.raises = number, self.raises, False  # once: no second signal breaks off what the first ends
         signal.signal(number, signal.SIG_DFL)
-        if self.raises: raise Interrupted
+        if raises: raise Interrupted
 def kv(**pairs: object) -> str:
     """The one format of log lines, `key:value key:value`: exact scores with 8 decimals, other fractions with 6 digits."""
     text = {k: f"{v:.8f}" if k.endswith(("bpb", "val_loss")) else f"{v:.6g}" for k, v in pairs.items() if isinstance(v, float)}
@@ -1319,14 +1315,14 @@ class Run:
                 scale = lr_scale(s, step, progress)
                 pending.append((step + 1, stepper.launch(step, next(batches), scale)))
                 step += 1
-                settle(r.steps_in_flight if step > 1 else 0)  # the first log line waits for its loss
+                settle(r.steps_in_flight if losses or (step > 1 and step % s.TRAIN_LOG_EVERY) else 0)  # a log line waits for a loss
                 now = clock.training()
                 bar(now - seconds if unit == "s" else 1, kv(step=step, loss=losses[-1] if losses else math.nan))
                 if int(order.epoch(step)) > int(order.epoch(step - 1)): log("data " + kv(epoch=int(order.epoch(step)), begins_at_step=step))
                 if step % s.TRAIN_LOG_EVERY == 0 or step == 1:
                     rate = (step - said_step) * s.TRAIN_BATCH_TOKENS / (now - said_s)
                     left = now / progress_of(s, step, now, reserve_s) - now
-                    loss = float(np.mean(losses)) if losses else math.nan
+                    loss = float(np.mean(losses))
                     log(kv(step=step, train_loss=loss, lr_scale=scale, train_s=now, tokens_per_s=round(rate), left_s=round(left)))
                     said_step, said_s, losses = step, now, []
                 if s.VAL_LOSS_EVERY and step % s.VAL_LOSS_EVERY == 0:
@@ -1378,32 +1374,33 @@ class Run:
         model = GPT(self.s, self.runtime)
         model.load_weights(weights)
         return model
+    def score(self, model: GPT, tokens: np.ndarray, label: str, seq_len: int = 0) -> np.ndarray:
+        """score() as the settings have it, learning too if they do; in windows of seq_len, or of EVAL_SEQ_LEN."""
+        s, length = self.s, seq_len or self.s.EVAL_SEQ_LEN
+        return score(model, tokens, s, self.runtime, self.log, label, length, min(s.EVAL_STRIDE, length), ttt=s.TTT_LR)
     def score_artifact(self, path: Path) -> tuple[dict, np.ndarray]:
         """Score the validation stream with what is on disk, then the other sets and context lengths that were asked for."""
-        s, r, log, data = self.s, self.runtime, self.log, self.data
+        s, log, data = self.s, self.log, self.data
         with self.clock.span("scoring"):
             model = self.load_artifact(path)
-            nats = score(model, data.val_tokens, s, r, log, "scoring", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
+            nats = self.score(model, data.val_tokens, "scoring")
         val_loss, val_bpb = bits_per_byte(nats, data.val_bytes)
         result = {"val_loss": val_loss, "val_bpb": val_bpb, "scored_tokens": len(nats), "scored_bytes": int(data.val_bytes.sum())}
         log("scored " + kv(**result, seq_len=s.EVAL_SEQ_LEN, stride=s.EVAL_STRIDE, scoring_s=self.clock.read("scoring")))
         more = result["auxiliary_bpb"] = {}
         with self.clock.span("auxiliary"):
-            sets = [(name, tokens, s.EVAL_SEQ_LEN) for name, tokens in data.aux.items()]
-            sets += [(f"context_{n}", data.val_tokens, int(n)) for n in re.findall(r"\d+", s.EVAL_SEQ_SWEEP)]
-            for name, tokens, length in sets:
-                values = score(model, tokens, s, r, log, name, length, min(s.EVAL_STRIDE, length), ttt=s.TTT_LR)
-                more[name] = bits_per_byte(values, data.table.target_bytes(tokens[:-1], tokens[1:]))[1]
+            for name, tokens in data.aux.items():
+                more[name] = bits_per_byte(self.score(model, tokens, name), data.table.target_bytes(tokens[:-1], tokens[1:]))[1]
+            for n in re.findall(r"\d+", s.EVAL_SEQ_SWEEP):
+                more[f"context_{n}"] = bits_per_byte(self.score(model, data.val_tokens, f"context_{n}", int(n)), data.val_bytes)[1]
             if result["scored_bytes"] <= 8_000_000: more["xz_9e"] = xz_bits_per_byte(data.val_tokens, data.table)
         for name, bpb in more.items(): log("auxiliary " + kv(name=name, val_bpb=bpb))
         return result, nats
     def export_gap(self, model: GPT, nats: np.ndarray) -> dict:
         """Score the weights from before the export on the first windows, up to GAP_TOKENS targets, and compare."""
-        s, r, windows = self.s, self.runtime, score_windows(len(nats), self.s.EVAL_SEQ_LEN, self.s.EVAL_STRIDE)
-        n = max(end for _, end, first in windows if first < s.GAP_TOKENS)
-        with self.clock.span("gap"):
-            tokens = self.data.val_tokens[: n + 1]
-            before = score(model, tokens, s, r, self.log, "scoring before export", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
+        windows = score_windows(len(nats), self.s.EVAL_SEQ_LEN, self.s.EVAL_STRIDE)
+        n = max(end for _, end, first in windows if first < self.s.GAP_TOKENS)
+        with self.clock.span("gap"): before = self.score(model, self.data.val_tokens[: n + 1], "scoring before export")
         pre, post = (bits_per_byte(x[:n], self.data.val_bytes[:n])[1] for x in (before, nats))
         gap = {"gap_tokens": n, "pre_export_val_bpb": pre, "post_export_val_bpb": post, "export_gap_bpb": post - pre}
         self.log("export " + kv(**gap))
@@ -1440,8 +1437,8 @@ class Run:
             return EXIT_DIVERGED
         except Exception as e:
             held = ", ".join(sorted(os.listdir(self.folder))) + " (steps taken are in checkpoint.npz or weights.npz)"
-            advice = "\nlower MICROBATCH_TOKENS (16384 to begin with) and EVAL_BATCH_TOKENS" * ("memory" in str(e))
-            log(f"failed: {type(e).__name__}: {e}{advice}\n{self.folder} holds {held}; when mended, {go_on}")
+            hint = f"\nlower MICROBATCH_TOKENS ({s.MICROBATCH_TOKENS // 2 or 4096} at first) and EVAL_BATCH_TOKENS" * ("memory" in str(e))
+            log(f"failed: {type(e).__name__}: {e}{hint}\n{self.folder} holds {held}; when mended, {go_on}")
             raise
     def eval_only(self, path: Path) -> int:
         if (copy := path.parent / "train_gpt.py").is_file() and copy.read_bytes() != SOURCE:
@@ -1463,12 +1460,11 @@ class Run:
                 stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
         windows, reach = 32 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN, min(s.EVAL_SEQ_LEN, s.ATTN_WINDOW or s.EVAL_SEQ_LEN)
-        tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]
-        for span, n in ("imports", s.EVAL_SEQ_LEN + 2), ("head", s.EVAL_SEQ_LEN + 2), ("windows", len(tokens)):  # imports half of torch
-            with self.clock.span(span): score(model, tokens[:n], s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
-        whole, timed = (len(list(score_windows(len(x) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE))) for x in (self.data.val_tokens, tokens))
-        head_s, all_s = self.clock.read("head"), self.clock.read("windows")  # head: two windows, of which the first is learned from whole
-        scoring_s = head_s + max(0.0, all_s - head_s) * (whole - 2) / max(1, timed - 2)
+        head, some = (self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + n * s.EVAL_STRIDE] for n in (1, max(2, windows)))
+        for span, tokens in ("imports", head), ("head", head), ("windows", some):  # the first time imports half of torch
+            with self.clock.span(span): self.score(model, tokens, "check")
+        head_s, all_s = self.clock.read("head"), self.clock.read("windows")  # head: apart, as the first window scores all it holds
+        scoring_s = head_s + max(0.0, all_s - head_s) * (len(self.data.val_tokens) - len(head)) / max(1, len(some) - len(head))
         total = min(int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else 10**9, s.ITERATIONS or 10**9)
         log("check " + kv(step_s=per_step, tokens_per_s=round(s.TRAIN_BATCH_TOKENS / per_step), peak_memory_bytes=peak_bytes))
         log("check " + kv(steps=total, train_tokens=total * s.TRAIN_BATCH_TOKENS, epochs=order.epoch(total)))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse, contextlib, dataclasses, difflib, errno, glob, hashlib, io, itertools, json, lzma, math, os, platform, re, shutil, signal
 import collections, shlex, struct, sys, time, zipfile, zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -438,19 +438,17 @@ def linear(x: mx.array, *weights: mx.array, scale: mx.array | None = None) -> mx
     weight = mx.concatenate(weights) if len(weights) > 1 else weights[0]
     w = (weight if scale is None else scale[:, None] * weight).astype(x.dtype).T
     return x @ w if mx.default_device().type == mx.gpu else cpu_product(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], -1)
-READER: list[Learner] = []  # who reads one stream row by row: a Learner puts itself here
-def behind(x: mx.array, reach: int) -> mx.array:
-    """x (…, T, D); for a Learner with up to `reach` positions (0: all it keeps) of its stream in front, as they were when read."""
-    if not READER: return x  # each of the calls of a pass has a place of its own in these lists
-    kept, left, context = READER[0].kept, READER[0].left, READER[0].context
-    x = mx.concatenate((kept[len(left)], x), -2) if kept else x
-    left.append(mx.stop_gradient(x[..., max(0, x.shape[-2] - min(reach or context, context)) :, :]))
+def behind(x: mx.array, reach: int, learner: Learner | None) -> mx.array:
+    """x (…, T, D); for a learner with up to `reach` positions (0: all it keeps) of its stream in front, as they were when read."""
+    if learner is None: return x
+    if learner.kept: x = mx.concatenate((learner.kept[len(learner.left)], x), -2)  # the calls of a pass have a place each in these lists
+    learner.left.append(mx.stop_gradient(x[..., max(0, x.shape[-2] - min(reach or learner.context, learner.context)) :, :]))
     return x
-def convolve(x: mx.array, taps: mx.array) -> mx.array:
+def convolve(x: mx.array, taps: mx.array, learner: Learner | None) -> mx.array:
     """Short causal convolution: each of (B, T, D) gets shares `taps` (reach, D) of those before it, a filter a channel (Canon layers,
     arXiv:2512.17351)."""
     T, reach = x.shape[1], len(taps)
-    long = mx.pad(behind(x, reach), ((0, 0), (reach, 0), (0, 0)))[:, -T - reach :]
+    long = mx.pad(behind(x, reach, learner), ((0, 0), (reach, 0), (0, 0)))[:, -T - reach :]
     return x + sum(tap * long[:, reach - back : reach - back + T] for back, tap in enumerate(taps.astype(x.dtype), 1))
 def rotary_table(first: int, length: int, head_dim: int, base: float) -> tuple[mx.array, mx.array]:
     """cos and sin of the rotary angles from position `first` on, (length, head_dim / 2) each (RoFormer, arXiv:2104.09864)."""
@@ -493,19 +491,19 @@ class Attention(nn.Module):
         self.q_gain = mx.full((s.NUM_HEADS,), s.QK_GAIN_INIT)
         if s.HEAD_GATE: self.gate = mx.zeros((s.NUM_HEADS, min(s.HEAD_GATE, s.MODEL_DIM)))
         if s.VALUE_EMBED: self.value_scale = mx.ones((self.kv_heads, self.head_dim))
-    def __call__(self, x: mx.array, values: mx.array | None, cos: mx.array, sin: mx.array, scale: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, values: mx.array | None, angles: Sequence, scale: mx.array, learner: Learner | None = None) -> mx.array:
         B, T, D = x.shape
         heads = linear(x, self.q, self.k, self.v).reshape(B, T, -1, self.head_dim).swapaxes(1, 2)  # one product, not three
         qk, v = mx.split(heads, [self.heads + self.kv_heads], 1)  # (B, H, T, head_dim)
         if values is not None: v = v + self.value_scale.astype(x.dtype)[:, None] * values.reshape(B, T, -1, self.head_dim).swapaxes(1, 2)
         if self.key_shift:
-            qk = behind(qk, 1)
+            qk = behind(qk, 1, learner)
             head, at, channel = (mx.arange(n) for n in qk.shape[1:])
             late = (head >= self.heads)[:, None, None] & (at > 0)[:, None] & (channel % (self.head_dim // 2) >= self.head_dim // 4)
             qk = mx.where(late, mx.roll(qk, 1, 2), qk)[:, :, -T:]
         gain = mx.pad(self.q_gain, (0, self.kv_heads), constant_values=1.0).astype(x.dtype)[:, None, None]
-        q, k = mx.split(rotate(norm(qk) * gain, cos, sin), [self.heads], 1)
-        k, v = behind(k, self.window), behind(v, self.window)
+        q, k = mx.split(rotate(norm(qk) * gain, *angles), [self.heads], 1)
+        k, v = behind(k, self.window, learner), behind(v, self.window, learner)
         y = attend(q, k, v, self.window).swapaxes(1, 2)  # (B, T, H, head_dim)
         if "gate" in self: y = y * 2 * mx.sigmoid(x[..., : self.gate.shape[1]] @ self.gate.T.astype(x.dtype))[..., None]
         return linear(y.reshape(B, T, D), self.out, scale=scale)
@@ -530,12 +528,12 @@ class Block(nn.Module):
         self.mlp_scale = mx.ones((s.MODEL_DIM,))
         self.mix = mx.stack((mx.ones((s.MODEL_DIM,)), mx.zeros((s.MODEL_DIM,))))
         if s.CONV_TAPS: self.attn_conv, self.mlp_conv = (mx.zeros((s.CONV_TAPS, s.MODEL_DIM)) for _ in range(2))
-    def __call__(self, x: mx.array, x0: mx.array, values: mx.array | None, cos: mx.array, sin: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, x0: mx.array, values: mx.array | None, angles: Sequence, learner: Learner | None) -> mx.array:
         mix = self.mix.astype(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        h = convolve(norm(x), self.attn_conv) if "attn_conv" in self else norm(x)
-        x = x + self.attn(h, values, cos, sin, self.attn_scale)
-        h = convolve(norm(x), self.mlp_conv) if "mlp_conv" in self else norm(x)
+        h = convolve(norm(x), self.attn_conv, learner) if "attn_conv" in self else norm(x)
+        x = x + self.attn(h, values, angles, self.attn_scale, learner)
+        h = convolve(norm(x), self.mlp_conv, learner) if "mlp_conv" in self else norm(x)
         return x + self.mlp(h, self.mlp_scale)
 
 class GPT(nn.Module):
@@ -555,32 +553,33 @@ class GPT(nn.Module):
         longest = max(s.TRAIN_SEQ_LEN, s.EVAL_SEQ_LEN, *map(int, re.findall(r"\d+", s.EVAL_SEQ_SWEEP)), 2)
         self._first_angles = self._rotary(0, longest)  # MLX counts no `_name` as a parameter
         self.eval()  # training alone switches on what nn.Dropout and its like do: Stepper.launch
-    def hidden(self, tokens: mx.array) -> mx.array:
-        """(B, T) token ids -> (B, T, D), normed, ready for the head."""
+    def hidden(self, tokens: mx.array, learner: Learner | None = None) -> mx.array:
+        """(B, T) token ids -> (B, T, D), normed, ready for the head. For a learner, a row (1, T) that follows those it has learned from."""
+        if learner: learner.left = []
         skips = self.skips.astype(self.dtype)
         x = self.embed[tokens].astype(self.dtype)
         if "bigram" in self:
             ids = tokens.astype(mx.uint32)  # holds the products of all ids below 65,536
-            before = mx.pad(behind(ids[..., None], 1)[..., 0], ((0, 0), (1, 0)))[:, -tokens.shape[1] - 1 : -1]
+            before = mx.pad(behind(ids[..., None], 1, learner)[..., 0], ((0, 0), (1, 0)))[:, -tokens.shape[1] - 1 : -1]
             pair = (before * 36313 ^ ids * 27191) % len(self.bigram)
             x = norm(x) + linear(self.bigram[pair].astype(self.dtype), self.bigram_up)
-        if "smear" in self: x = mx.where((tokens != BOS)[..., None], convolve(x, self.smear[None]), x)
+        if "smear" in self: x = mx.where((tokens != BOS)[..., None], convolve(x, self.smear[None], learner), x)
         values = self.value_embed[tokens].astype(self.dtype) if "value_embed" in self else None
         x = x0 = norm(x)
-        angles = self._rotary(READER[0].at, x.shape[1]) if READER else self._first_angles
+        angles = self._rotary(learner.at, x.shape[1]) if learner else self._first_angles
         angles, saved = [z[: x.shape[1]].astype(x.dtype) for z in angles], []
         for i, block in enumerate(self.blocks):
             if saved and i >= len(skips): x = x + skips[len(saved) - 1] * saved.pop()  # the first time its own input
-            x = block(x, x0, values, *angles)
+            x = block(x, x0, values, angles, learner)
             if i < len(skips): saved.append(x)
         return norm(x)
-    def logits(self, tokens: mx.array, last: int) -> mx.array:
+    def logits(self, tokens: mx.array, last: int, learner: Learner | None = None) -> mx.array:
         """Capped logits of the last `last` positions of each row: (B, T) -> (B, last, V) float32."""
-        logits = linear(self.hidden(tokens)[:, -last:], self.embed).astype(mx.float32)
+        logits = linear(self.hidden(tokens, learner)[:, -last:], self.embed).astype(mx.float32)
         return self.softcap * mx.tanh(logits / self.softcap)
-    def nats(self, tokens: mx.array, targets: mx.array, last: int) -> mx.array:
+    def nats(self, tokens: mx.array, targets: mx.array, last: int, learner: Learner | None = None) -> mx.array:
         """Cross-entropy of the last `last` targets of each row: (B, T), (B, T) -> (B * last,) float32."""
-        return nn.losses.cross_entropy(self.logits(tokens, last), targets[:, -last:]).flatten()
+        return nn.losses.cross_entropy(self.logits(tokens, last, learner), targets[:, -last:]).flatten()
     def weights(self) -> dict[str, np.ndarray]: return {name: np.array(p) for name, p in tree_flatten(self.parameters())}
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Copy weights in by name. Raises UserError unless names and shapes are exactly the model's."""
@@ -745,6 +744,7 @@ class Cache:
         return -np.log(mixed), p * (1 - shares.sum(0)) / mixed
 def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice], tuple[np.ndarray, np.ndarray]]:
     """A cache for a stream (n + 1,), its finds looked up ahead: learn(a model's nats (n,), the targets to score next) is Cache.learn."""
+    if not orders: return lambda nats, z: (nats, np.ones_like(nats))  # no cache: the scores are the model's, and its part in each is all
     tokens, documents, n = tokens.astype(np.int64), np.cumsum(tokens == BOS), len(tokens) - 1
     def look_up(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found, shares, cells = cache_finds(tokens, documents, last_copies(hashes), np.arange(n))
@@ -752,11 +752,6 @@ def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice
     finds, cells = (np.stack(x) for x in zip(*map(look_up, context_hashes(tokens[:-1], documents[:n], orders))))
     cache = Cache(len(finds))
     return lambda nats, z: cache.learn(np.exp(-nats.astype(np.float64)), finds[:, z], cells[..., z])
-def with_cache(nats: np.ndarray, tokens: np.ndarray, seq_len: int, stride: int, orders: int) -> np.ndarray:
-    """Nats (n,) of a model on a stream (n + 1,) -> of its mixture with the cache, which learns after each window."""
-    mixed, learn = nats.copy(), cache_beside(tokens, orders)
-    for _, end, first in score_windows(len(nats), seq_len, stride): mixed[first:end], _ = learn(nats[first:end], slice(first, end))
-    return mixed
 # shared: end cache
 class Learner(optimizers.Adam):
     """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432).
@@ -766,52 +761,50 @@ class Learner(optimizers.Adam):
         super().__init__(lr + doc_lr, [0.0, 0.99], 0.001, bias_correction=True)
         self.model, self.share, self.lasting = model, lr / (lr + doc_lr), model.parameters()
         self.context, self.at, self.kept, self.left = context, 0, [], []
-    def read(self, of: Callable[..., mx.array], tokens: mx.array, *more: object) -> mx.array:
-        """`of`, the model's logits or nats, of tokens (1, T) that follow those learned from; learning moves on behind the row read last."""
-        self.left, READER[:] = [], [self]
-        try: return of(tokens, *more)
-        finally: READER.clear()
-    def learn(self, x: mx.array, y: mx.array, mix: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], begins: np.ndarray) -> np.ndarray:
-        """Score the targets y of a row x, (1, n), then learn from them: the mixture's nats. `mix` gives these, and the model's part in
-        each mixture, as the cache knows the rest, from the model's; `begins` says which are the first of a document. (n,) all."""
-        before, starts = self.model.parameters(), np.flatnonzero(begins if self.share < 1 else ())
+    def learn(self, row: np.ndarray, mix: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Score the targets of the row that follows those learned from, tokens (n + 1,), then learn from them: the mixture's nats, (n,).
+        `mix` gives these, and the model's part in each mixture, as the cache knows the rest, from the model's nats."""
+        x, y = (mx.array(ids[None].astype(np.int32)) for ids in (row[:-1], row[1:]))
+        before, starts = self.model.parameters(), np.flatnonzero((row[:-1] == BOS) & (self.share < 1))  # of documents
         def loss(x: mx.array, y: mx.array) -> tuple[mx.array, np.ndarray]:
-            nats = self.read(self.model.nats, x, y, len(begins))
+            nats = self.model.nats(x, y, x.size, self)
             mixed, own = mix(np.array(nats))  # computed here; the gradient goes on from there
             own = own * (np.arange(len(own)) >= starts.max(initial=0))  # only from the document that goes on
             return (nats * mx.array(own.astype(np.float32))).mean(), mixed
         (_, mixed), gradients = nn.value_and_grad(self.model, loss)(x, y)
         self.update(self.model, gradients)
-        self.at, self.kept = self.at + len(begins), self.left
+        self.at, self.kept = self.at + x.size, self.left
         if self.share < 1:
             moved = tree_map(mx.subtract, self.model.parameters(), before)
             if len(starts): self.model.update(tree_map(mx.add, self.lasting, moved))
             self.lasting = tree_map(lambda w, m: w + self.share * m, self.lasting, moved)
         mx.eval(self.model.state, self.state, self.lasting, self.kept)
         return mixed
-def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int,
-          ttt: float = 0) -> np.ndarray:
+def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, ttt=0.0) -> np.ndarray:
     """Nats of every target of a stream of n + 1 tokens, each scored once, beside the cache: (n,) float32. With `ttt`, the model learns
     from each window once it is scored, at that rate, and gets its weights back at the end."""
-    n = len(tokens) - 1
-    batches = window_batches(n, seq_len, stride, 1 if ttt else max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)))
-    nats = np.zeros(n, np.float32)
+    n, nats = len(tokens) - 1, np.zeros(len(tokens) - 1, np.float32)
+    if ttt:
+        weights, learner, mix = model.weights(), Learner(model, ttt, s.TTT_DOC_LR, seq_len - stride), cache_beside(tokens, s.NGRAM_CACHE)
+        with log.progress(label, n, "tokens") as bar:
+            for _, end, first in score_windows(n, seq_len, stride):
+                nats[first:end] = learner.learn(tokens[first : end + 1], lambda own, z=slice(first, end): mix(own, z))
+                bar(end - first)
+        model.load_weights(weights)
+        return nats
+    batches = window_batches(n, seq_len, stride, max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)))
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
-    if ttt: weights, learner = model.weights(), Learner(model, ttt, s.TTT_DOC_LR, seq_len - stride)
-    mix = cache_beside(tokens, s.NGRAM_CACHE) if ttt and s.NGRAM_CACHE else lambda nats, z: (nats, np.ones_like(nats))
-    compiled = mx.compile(lambda x, y: model.nats(x, y, stride), inputs=model.state) if r.gpu and r.compile and not ttt else None
-    with log.progress(label, sum(len(starts) * last for starts, _, last in batches), "tokens") as bar:
+    compiled = mx.compile(lambda x, y: model.nats(x, y, stride), inputs=model.state) if r.gpu and r.compile else None
+    with log.progress(label, n, "tokens") as bar:
         for starts, length, last in batches:
             rows = starts[:, None] + np.arange(length)
-            where = rows[:, -last:]
-            x, y = (mx.array(tokens[at].astype(np.int32)) for at in ((where, where + 1) if ttt else (rows, rows + 1)))
-            if ttt: values = learner.learn(x, y, lambda nats, z=where[0]: mix(nats, z), tokens[where[0]] == BOS)
-            elif compiled and (len(starts), last) == usual: values = np.array(compiled(x, y))
-            else: values = np.array(model.nats(x, y, last))
-            nats[where] = values.reshape(-1, last)
+            x, y = (mx.array(tokens[at].astype(np.int32)) for at in (rows, rows + 1))
+            values = compiled(x, y) if compiled and (len(starts), last) == usual else model.nats(x, y, last)
+            nats[rows[:, -last:]] = np.array(values).reshape(-1, last)
             bar(values.size)
-    if ttt: model.load_weights(weights)
-    return with_cache(nats, tokens, seq_len, stride, s.NGRAM_CACHE) if s.NGRAM_CACHE and not ttt else nats
+    mix = cache_beside(tokens, s.NGRAM_CACHE)
+    for _, end, first in score_windows(n, seq_len, stride): nats[first:end], _ = mix(nats[first:end], slice(first, end))
+    return nats
 # Artifact: encode and decode ==========================================================================================
 # shared: begin artifact
 # Layout (docs/artifact_format.md): prefix | header, JSON in zlib | payload, compressed by the codec.
@@ -1115,7 +1108,7 @@ def peak_process_bytes() -> int:
 
 class Interrupted(BaseException): """The run was asked to stop; what is on disk is enough to go on."""
 class Interrupt:
-    """The first SIGINT, SIGTERM or SIGHUP sets `signal`, and raises Interrupted where `raises` is set; the same one again kills."""
+    """SIGINT, SIGTERM or SIGHUP sets `signal`; the first raises Interrupted where `raises` is set; the same one again kills."""
     def __init__(self):
         self.signal, self.raises, hangup = 0, False, getattr(signal, "SIGHUP", None)  # Windows has none, and nohup has it ignored
         numbers = [signal.SIGINT, signal.SIGTERM] + [hangup] * (hangup is not None and signal.getsignal(hangup) == signal.SIG_DFL)
@@ -1125,9 +1118,9 @@ class Interrupt:
         self.raises = True
         if self.signal: raise Interrupted
     def _handle(self, number: int, frame: object) -> None:
-        self.signal = number
+        self.signal, raises, self.raises = number, self.raises, False  # once: no second signal breaks off what the first ends
         signal.signal(number, signal.SIG_DFL)
-        if self.raises: raise Interrupted
+        if raises: raise Interrupted
 def kv(**pairs: object) -> str:
     """The one format of log lines, `key:value key:value`: exact scores with 8 decimals, other fractions with 6 digits."""
     text = {k: f"{v:.8f}" if k.endswith(("bpb", "val_loss")) else f"{v:.6g}" for k, v in pairs.items() if isinstance(v, float)}
@@ -1318,14 +1311,14 @@ class Run:
                 scale = lr_scale(s, step, progress)
                 pending.append((step + 1, stepper.launch(step, next(batches), scale)))
                 step += 1
-                settle(r.steps_in_flight if step > 1 else 0)  # the first log line waits for its loss
+                settle(r.steps_in_flight if losses or (step > 1 and step % s.TRAIN_LOG_EVERY) else 0)  # a log line waits for a loss
                 now = clock.training()
                 bar(now - seconds if unit == "s" else 1, kv(step=step, loss=losses[-1] if losses else math.nan))
                 if int(order.epoch(step)) > int(order.epoch(step - 1)): log("data " + kv(epoch=int(order.epoch(step)), begins_at_step=step))
                 if step % s.TRAIN_LOG_EVERY == 0 or step == 1:
                     rate = (step - said_step) * s.TRAIN_BATCH_TOKENS / (now - said_s)
                     left = now / progress_of(s, step, now, reserve_s) - now
-                    loss = float(np.mean(losses)) if losses else math.nan
+                    loss = float(np.mean(losses))
                     log(kv(step=step, train_loss=loss, lr_scale=scale, train_s=now, tokens_per_s=round(rate), left_s=round(left)))
                     said_step, said_s, losses = step, now, []
                 if s.VAL_LOSS_EVERY and step % s.VAL_LOSS_EVERY == 0:
@@ -1377,32 +1370,33 @@ class Run:
         model = GPT(self.s, self.runtime)
         model.load_weights(weights)
         return model
+    def score(self, model: GPT, tokens: np.ndarray, label: str, seq_len: int = 0) -> np.ndarray:
+        """score() as the settings have it, learning too if they do; in windows of seq_len, or of EVAL_SEQ_LEN."""
+        s, length = self.s, seq_len or self.s.EVAL_SEQ_LEN
+        return score(model, tokens, s, self.runtime, self.log, label, length, min(s.EVAL_STRIDE, length), ttt=s.TTT_LR)
     def score_artifact(self, path: Path) -> tuple[dict, np.ndarray]:
         """Score the validation stream with what is on disk, then the other sets and context lengths that were asked for."""
-        s, r, log, data = self.s, self.runtime, self.log, self.data
+        s, log, data = self.s, self.log, self.data
         with self.clock.span("scoring"):
             model = self.load_artifact(path)
-            nats = score(model, data.val_tokens, s, r, log, "scoring", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
+            nats = self.score(model, data.val_tokens, "scoring")
         val_loss, val_bpb = bits_per_byte(nats, data.val_bytes)
         result = {"val_loss": val_loss, "val_bpb": val_bpb, "scored_tokens": len(nats), "scored_bytes": int(data.val_bytes.sum())}
         log("scored " + kv(**result, seq_len=s.EVAL_SEQ_LEN, stride=s.EVAL_STRIDE, scoring_s=self.clock.read("scoring")))
         more = result["auxiliary_bpb"] = {}
         with self.clock.span("auxiliary"):
-            sets = [(name, tokens, s.EVAL_SEQ_LEN) for name, tokens in data.aux.items()]
-            sets += [(f"context_{n}", data.val_tokens, int(n)) for n in re.findall(r"\d+", s.EVAL_SEQ_SWEEP)]
-            for name, tokens, length in sets:
-                values = score(model, tokens, s, r, log, name, length, min(s.EVAL_STRIDE, length), ttt=s.TTT_LR)
-                more[name] = bits_per_byte(values, data.table.target_bytes(tokens[:-1], tokens[1:]))[1]
+            for name, tokens in data.aux.items():
+                more[name] = bits_per_byte(self.score(model, tokens, name), data.table.target_bytes(tokens[:-1], tokens[1:]))[1]
+            for n in re.findall(r"\d+", s.EVAL_SEQ_SWEEP):
+                more[f"context_{n}"] = bits_per_byte(self.score(model, data.val_tokens, f"context_{n}", int(n)), data.val_bytes)[1]
             if result["scored_bytes"] <= 8_000_000: more["xz_9e"] = xz_bits_per_byte(data.val_tokens, data.table)
         for name, bpb in more.items(): log("auxiliary " + kv(name=name, val_bpb=bpb))
         return result, nats
     def export_gap(self, model: GPT, nats: np.ndarray) -> dict:
         """Score the weights from before the export on the first windows, up to GAP_TOKENS targets, and compare."""
-        s, r, windows = self.s, self.runtime, score_windows(len(nats), self.s.EVAL_SEQ_LEN, self.s.EVAL_STRIDE)
-        n = max(end for _, end, first in windows if first < s.GAP_TOKENS)
-        with self.clock.span("gap"):
-            tokens = self.data.val_tokens[: n + 1]
-            before = score(model, tokens, s, r, self.log, "scoring before export", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
+        windows = score_windows(len(nats), self.s.EVAL_SEQ_LEN, self.s.EVAL_STRIDE)
+        n = max(end for _, end, first in windows if first < self.s.GAP_TOKENS)
+        with self.clock.span("gap"): before = self.score(model, self.data.val_tokens[: n + 1], "scoring before export")
         pre, post = (bits_per_byte(x[:n], self.data.val_bytes[:n])[1] for x in (before, nats))
         gap = {"gap_tokens": n, "pre_export_val_bpb": pre, "post_export_val_bpb": post, "export_gap_bpb": post - pre}
         self.log("export " + kv(**gap))
@@ -1439,8 +1433,8 @@ class Run:
             return EXIT_DIVERGED
         except Exception as e:
             held = ", ".join(sorted(os.listdir(self.folder))) + " (steps taken are in checkpoint.npz or weights.npz)"
-            advice = "\nlower MICROBATCH_TOKENS (16384 to begin with) and EVAL_BATCH_TOKENS" * ("memory" in str(e))
-            log(f"failed: {type(e).__name__}: {e}{advice}\n{self.folder} holds {held}; when mended, {go_on}")
+            hint = f"\nlower MICROBATCH_TOKENS ({s.MICROBATCH_TOKENS // 2 or 4096} at first) and EVAL_BATCH_TOKENS" * ("memory" in str(e))
+            log(f"failed: {type(e).__name__}: {e}{hint}\n{self.folder} holds {held}; when mended, {go_on}")
             raise
     def eval_only(self, path: Path) -> int:
         if (copy := path.parent / "train_gpt.py").is_file() and copy.read_bytes() != SOURCE:
@@ -1462,12 +1456,11 @@ class Run:
                 stepper.finish(stepper.launch(steps, stepper.prepare(order.batch(steps)), 1.0))
         per_step, (peak_bytes, all_bytes) = self.clock.read("steps") / steps, r.memory()
         windows, reach = 32 if s.TTT_LR else 2 * s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN, min(s.EVAL_SEQ_LEN, s.ATTN_WINDOW or s.EVAL_SEQ_LEN)
-        tokens = self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + windows * s.EVAL_STRIDE]
-        for span, n in ("imports", s.EVAL_SEQ_LEN + 2), ("head", s.EVAL_SEQ_LEN + 2), ("windows", len(tokens)):  # imports half of torch
-            with self.clock.span(span): score(model, tokens[:n], s, r, log, "check", s.EVAL_SEQ_LEN, s.EVAL_STRIDE, ttt=s.TTT_LR)
-        whole, timed = (len(list(score_windows(len(x) - 1, s.EVAL_SEQ_LEN, s.EVAL_STRIDE))) for x in (self.data.val_tokens, tokens))
-        head_s, all_s = self.clock.read("head"), self.clock.read("windows")  # head: two windows, of which the first is learned from whole
-        scoring_s = head_s + max(0.0, all_s - head_s) * (whole - 2) / max(1, timed - 2)
+        head, some = (self.data.val_tokens[: s.EVAL_SEQ_LEN + 1 + n * s.EVAL_STRIDE] for n in (1, max(2, windows)))
+        for span, tokens in ("imports", head), ("head", head), ("windows", some):  # the first time imports half of torch
+            with self.clock.span(span): self.score(model, tokens, "check")
+        head_s, all_s = self.clock.read("head"), self.clock.read("windows")  # head: apart, as the first window scores all it holds
+        scoring_s = head_s + max(0.0, all_s - head_s) * (len(self.data.val_tokens) - len(head)) / max(1, len(some) - len(head))
         total = min(int((s.MAX_WALLCLOCK_SECONDS - reserve_s) / per_step) if s.MAX_WALLCLOCK_SECONDS else 10**9, s.ITERATIONS or 10**9)
         log("check " + kv(step_s=per_step, tokens_per_s=round(s.TRAIN_BATCH_TOKENS / per_step), peak_memory_bytes=peak_bytes))
         log("check " + kv(steps=total, train_tokens=total * s.TRAIN_BATCH_TOKENS, epochs=order.epoch(total)))

@@ -118,6 +118,13 @@ def same_arrays(path: Path, other: Path) -> bool:
     return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
+def with_cache(nats, tokens, seq_len, stride, orders):
+    """Nats (n,) of a model on a stream (n + 1,) -> of its mixture with the cache, which learns after each window, as score() has it."""
+    learn = train_gpt.cache_beside(tokens, orders)
+    mixed = [learn(nats[first:end], slice(first, end))[0] for _, end, first in train_gpt.score_windows(len(nats), seq_len, stride)]
+    return np.concatenate(mixed).astype(np.float32)
+
+
 def settings(*items: str) -> train_gpt.Settings:
     """Resolved settings of a command line, in an empty environment."""
     return train_gpt.load_settings(list(items), {})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import with_cache
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -25,7 +26,6 @@ from train_gpt import (
     context_hashes,
     last_copies,
     score_windows,
-    with_cache,
 )
 
 VOCAB = 12

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -166,6 +167,15 @@ def test_stopped_while_the_weights_are_written(main, finished, tmp_path, during)
     same_as_uninterrupted(tmp_path / "runs/x", finished)
 
 
+def test_a_second_signal_of_another_kind_changes_nothing(main, finished, tmp_path, during):
+    """As torchrun sends one after Ctrl-C: what ends the run goes on to its last line."""
+    with during(train_gpt.Run, "export", send(signal.SIGINT)), during(Log, "__call__", send(signal.SIGTERM), lambda log, x: "interr" in x):
+        done = main(RUN_ID="x")
+    assert done.code == 143 and "interrupted, nothing is lost; go on with:" in done.out
+    assert main("--resume", tmp_path / "runs/x", bare=True).code == 0
+    same_as_uninterrupted(tmp_path / "runs/x", finished)
+
+
 def test_stopped_while_the_result_is_written(main, tmp_path, during):
     with during(train_gpt, "atomic_write", send(signal.SIGTERM), lambda path, write: path.name == "result.json"):
         assert main(RUN_ID="x").code == 143
@@ -217,10 +227,10 @@ def test_clock_goes_on_where_it_stopped(main, tmp_path, during, monkeypatch):
 
 
 @pytest.mark.parametrize("stop", [None, 6])
-@pytest.mark.parametrize("in_flight", [0, 2])
-def test_the_clock_is_kept_with_steps_in_flight(main, tmp_path, monkeypatch, in_flight, stop):
+@pytest.mark.parametrize("in_flight, every", [(0, 4), (2, 4), (2, 2)])
+def test_the_clock_is_kept_with_steps_in_flight(main, tmp_path, monkeypatch, in_flight, every, stop):
     """A device that takes half a second a step and works while the host runs ahead: training ends within one step of its budget, in one
-    go or resumed."""
+    go or resumed, and each log line has a loss."""
     clock, start = SteppingTime(1e-6), train_gpt.Runtime.start
     free, launched = [0.0], []  # when the device is done with all that was launched
 
@@ -243,12 +253,14 @@ def test_the_clock_is_kept_with_steps_in_flight(main, tmp_path, monkeypatch, in_
     monkeypatch.setattr(Stepper, "launch", launch)
     monkeypatch.setattr(Stepper, "finish", finish)
     monkeypatch.setattr(train_gpt.Runtime, "start", start_with_flights)
-    assert main(RUN_ID="x", MAX_WALLCLOCK_SECONDS=7.2, ITERATIONS=0).code == (130 if stop else 0)
+    assert main(RUN_ID="x", MAX_WALLCLOCK_SECONDS=7.2, ITERATIONS=0, TRAIN_LOG_EVERY=every).code == (130 if stop else 0)
     if stop:
         clock.now = free[0] + 60  # by then the device is done: what was not waited for before the stop would not be on the clock
         assert main("--resume", tmp_path / "runs" / "x", bare=True).code == 0
     seconds = json.loads((tmp_path / "runs" / "x" / "result.json").read_text())["train_seconds"]
     assert 5.5 <= seconds <= 6.2 and launched == list(range(12))  # a second is kept for the export
+    losses = re.findall("train_loss:([^ ]+)", (tmp_path / "runs" / "x" / "train.log").read_text())
+    assert set(losses) == {"1"} and len(losses) == 1 + 12 // every
 
 
 def test_the_reserve_for_the_export_is_of_the_clock_it_goes_on_with(main, tmp_path, during, monkeypatch):

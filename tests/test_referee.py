@@ -962,16 +962,13 @@ def test_learning_from_more_than_was_scored_shows(score, stream, streaming):
     artifact, _ = streaming(0.01, stream)
     honest = "        return self.softcap * torch.tanh(logits / self.softcap)\n"
     early = """        if last > 1 and not torch.is_grad_enabled():
-            readers, READER[:] = READER[:], []
             with torch.inference_mode(False), torch.enable_grad():
                 ids = tokens.clone()
                 F.cross_entropy(linear(self.hidden(ids)[:, :-1], self.embed).float().flatten(0, 1), ids[:, 1:].flatten()).backward()
                 with torch.no_grad():
                     self.embed -= 3 * self.embed.grad
                 self.zero_grad()
-            READER[:] = readers
-            readers[0].left.clear()
-            return self.softcap * torch.tanh(linear(self.hidden(tokens)[:, -last:], self.embed).float() / self.softcap)
+            return self.softcap * torch.tanh(linear(self.hidden(tokens, learner)[:, -last:], self.embed).float() / self.softcap)
 """
     source = (ROOT / "train_gpt.py").read_text()
     assert source.count(honest) == 1

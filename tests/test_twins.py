@@ -343,11 +343,11 @@ def test_rows_read_one_after_the_other_score_as_in_one_pass(both, window, n):
     in_one = np.array(model.nats(t.mx.array(tokens[:, :-1]), t.mx.array(tokens[:, 1:]), 150))
     learner, by_rows = t.Learner(model, 1e-12, 0.0, 150), []
     for first in range(0, 150, n):
-        x, y = (t.mx.array(tokens[:, at : min(at + n, 150 + at - first)]) for at in (first, first + 1))
-        learner.read(model.logits, x[:, ::-1], 1)  # a question that is not learned from leaves nothing
-        by_rows.append(learner.learn(x, y, lambda nats: (nats, np.ones_like(nats)), np.zeros(x.size, bool)))
+        x = t.mx.array(tokens[:, first : min(first + n, 150)])
+        model.logits(x[:, ::-1], 1, learner)  # a question that is not learned from leaves nothing
+        by_rows.append(learner.learn(tokens[0, first : first + n + 1], lambda nats: (nats, np.ones_like(nats))))
     np.testing.assert_allclose(np.concatenate(by_rows), in_one, rtol=0, atol=1e-4)
-    assert not t.READER and learner.at == 150
+    assert learner.at == 150
 
 
 def test_learning_computes_each_window_once(both, monkeypatch):
@@ -355,7 +355,7 @@ def test_learning_computes_each_window_once(both, monkeypatch):
     pair = Pair(both, "EVAL_SEQ_LEN=24", "EVAL_STRIDE=16", "NGRAM_CACHE=2", "TTT_LR=0.01", "TTT_DOC_LR=0.004")
     (_, trainer), (_, s), (_, runtime), (_, model) = both, pair.settings, pair.runtimes, pair.models
     tokens, calls, real = np.r_[1, pair.rng.integers(2, 9, 71), 1].astype(np.uint16), [], type(model).nats
-    monkeypatch.setattr(type(model), "nats", lambda self, x, y, last: calls.append(last) or real(self, x, y, last))
+    monkeypatch.setattr(type(model), "nats", lambda self, x, y, last, *learner: calls.append(last) or real(self, x, y, last, *learner))
     nats = trainer.score(model, tokens, s, runtime, trainer.Log(False), "x", 24, 16, ttt=0.01)
     assert calls == [24, 16, 16, 16] and np.isfinite(nats).all()
     its = both[0].score(pair.models[0], tokens, pair.settings[0], pair.runtimes[0], both[0].Log(False), "x", 24, 16, ttt=0.01)

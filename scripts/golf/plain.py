@@ -48,7 +48,7 @@ class Places:
 
 
 class Memory:
-    """The trainer's n-gram cache for a stream that arrives window by window: what the trainer's with_cache does for all of it at once.
+    """The trainer's n-gram cache for a stream that arrives window by window: what the trainer's cache_beside does for all of it at once.
 
     What it looks up grows by a window once the window's targets were told.
     """
@@ -145,6 +145,7 @@ class Plain:
         self.about = {"device": self.runtime.about()["device"], "precision": self.runtime.about()["precision"]}
         self.memory, self.start = None, 0  # start: where in the stream the row asked about begins
         self.learner, self.reads = None, False  # reads: it goes by what earlier rows left, so sees each token once (since 2026-11-28)
+        self.scores_rows = False  # its learn() takes a row's tokens and scores their targets itself (since 2026-11-28, a little later)
         self.ttt = s.values.get("TTT_LR") or 0
         self.rates = [s.values[key] for key in ("TTT_LR", "TTT_DOC_LR") if key in s.values]  # of a Learner; older ones know no documents
         if self.ttt or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
@@ -152,7 +153,8 @@ class Plain:
         if s.values.get("NGRAM_CACHE"):
             self.memory = Memory(module, s.NGRAM_CACHE)
         if self.ttt and hasattr(module, "Learner"):
-            self.reads = hasattr(module.Learner, "read")
+            self.reads = hasattr(module, "behind")
+            self.scores_rows = self.reads and not hasattr(module.Learner, "read")
             self.learner = module.Learner(self.model, *self.rates, *[self.seq_len - self.stride] * self.reads)
 
     def logits(self, tokens: object, last: int) -> object:
@@ -173,8 +175,15 @@ class Plain:
         return self.array(tokens[:, self.learner.at - self.start :] if self.reads else tokens)
 
     def show(self, of: object, tokens: object, *more: object) -> object:
-        """`of` rows (B, T), the model's logits or nats: as score() has them, by way of a Learner that `reads`."""
-        return self.learner.read(of, self.unread(tokens), *more) if self.reads else of(self.unread(tokens), *more)
+        """`of` rows (B, T), the model's logits or nats: as score() has them, told of a Learner that `reads`."""
+        if hasattr(self.learner, "read"):  # for a day it was the Learner that was told of them
+            return self.learner.read(of, self.unread(tokens), *more)
+        return of(self.unread(tokens), *more, *[self.learner] * self.reads)
+
+    def learn_row(self, tokens: object, targets: object) -> None:
+        """The step of a Learner whose learn() scores the row's unread targets itself."""
+        row = self.np.append(tokens[0, self.learner.at - self.start :], targets[0, -1])
+        self.learner.learn(row, lambda nats: (nats, self.own_part(nats, tokens, targets)))
 
     def begins(self, tokens: object, targets: object) -> list[object]:
         """Whether each target of a window is the first of a document, (last,), for a Learner that asks for it."""
@@ -222,6 +231,8 @@ class PlainTorch(Plain):
 
     def learn_from(self, tokens: object, targets: object) -> None:
         """The step of test-time training on a window whose scores are final, and the cache's."""
+        if self.scores_rows:
+            return self.learn_row(tokens, targets)
         with self.torch.set_grad_enabled(self.learner is not None):
             nats = self.show(self.model.nats, tokens, self.array(targets), targets.shape[1])
         own = self.own_part(nats.detach().float().cpu().numpy(), tokens, targets)
@@ -253,8 +264,8 @@ class PlainMLX(Plain):
 
     def learn_from(self, tokens: object, targets: object) -> None:
         """The step of test-time training on a window whose scores are final, and the cache's."""
-        x, y = self.unread(tokens), self.array(targets)
         if self.learner:
-            self.learner.learn(x, y, lambda nats: (nats, self.own_part(nats, tokens, targets)), *self.begins(tokens, targets))
+            self.learn_row(tokens, targets)
         else:
-            self.own_part(self.np.array(self.model.nats(x, y, targets.size)), tokens, targets)
+            nats = self.model.nats(self.array(tokens), self.array(targets), targets.size)
+            self.own_part(self.np.array(nats), tokens, targets)
