@@ -580,9 +580,8 @@ class GPT(nn.Module):
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Copy weights in by name. Raises UserError unless names and shapes are exactly the model's."""
         mine = dict(self.named_parameters())
-        if {n: tuple(p.shape) for n, p in mine.items()} != {n: w.shape for n, w in weights.items()}:
-            names = ", ".join(sorted(mine.keys() ^ weights.keys())[:5]) or "no name, but in shapes"
-            raise UserError(f"the weights do not fit the model these settings build; they differ in {names}")
+        if odd := sorted({(n, tuple(p.shape)) for n, p in mine.items()} ^ {(n, w.shape) for n, w in weights.items()}):
+            raise UserError(f"the weights do not fit the model these settings build: {odd[:4]}; does LATER_KEYS lack a setting?")
         for name, p in mine.items(): p.copy_(torch.from_numpy(np.array(weights[name])))
 @torch.no_grad()
 def second_moments(model: GPT, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -800,8 +799,7 @@ def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, lab
     if compiled: torch._dynamo.config.suppress_errors = True  # what fails to compile is scored without
     with log.progress(label, sum(len(starts) * last for starts, _, last in mine), "tokens") as bar, torch.inference_mode():
         for starts, length, last in mine:
-            positions = starts[:, None] + np.arange(length)
-            rows = torch.from_numpy(positions).to(r.device)
+            rows = torch.from_numpy(positions := starts[:, None] + np.arange(length)).to(r.device)
             nats_of = compiled if compiled and (len(starts), last) == usual else model.nats
             nats[positions[:, -last:]] = nats_of(stream[rows], stream[rows + 1], last).view(-1, last).cpu().numpy()
             bar(len(starts) * last)
@@ -845,6 +843,9 @@ def bits_of(s: Settings, name: str) -> int:
     """Bits of a tensor's weights: 16 for float16, as of vectors and roles of your own, 0 for whole multiples of one step."""
     clip = s.QUANT == "clip"
     return {"matrix": clip * s.BITS_MATRIX, "table": clip * s.BITS_MATRIX, "embed": clip * s.BITS_EMBED}.get(role_of(name), 16)
+def known_tensor(shape: list | tuple, bits: int) -> bool:
+    """Whether an artifact can hold it: float16 of up to 4 dimensions, or a matrix of 2 to 8 bits or of whole multiples of one step."""
+    return len(shape) <= 4 and (bits == 16 or (len(shape) == 2 and (bits == 0 or 2 <= bits <= 8)))
 def sections(tensors: list) -> list[tuple[str, int, int]]:
     """(type, rows, columns) of the payload of [(name, shape, bits)]: of each tensor its float16 as pairs of bytes, then its symbols."""
     parts = []
@@ -950,7 +951,8 @@ def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict 
     hessians, steps = hessians or {}, steps or balanced_steps(weights, s, {})
     for name, w in weights.items():
         if not np.isfinite(w).all() or np.abs(w).max(initial=0) > 65_000 or not np.isfinite(hessians.get(name, 0)).all():
-            raise UserError(f"cannot export {name}: it holds nan, inf or values beyond float16; lower the learning rates")
+            raise UserError(f"cannot export {name}: it holds nan, inf or values beyond float16; lower the rates, or start it otherwise")
+        if not known_tensor(w.shape, bits := bits_of(s, name)): raise UserError(f"{name} {w.shape} may not have {bits} bits: known_tensor")
     tensors = [[name, list(w.shape), bits_of(s, name)] for name, w in sorted(weights.items(), key=lambda x: (bits_of(s, x[0]), x[0]))]
     raw = b"".join(pack_tensor(weights[n], b, s, steps.get(n, 0.0), hessians.get(n)) for n, _, b in tensors)
     if len(raw) > (most := MAX_RANS_BYTES if s.CODEC == "rans" else MAX_RAW_BYTES):
@@ -979,8 +981,7 @@ def decode_artifact(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         if not stream.eof or stream.unused_data or not known or len(tensors) > MAX_TENSORS or len({t[0] for t in tensors}) != len(tensors):
             raise ValueError("it is cut or too long, has other keys than this version writes, or names a tensor twice")
         for name, shape, bits in tensors:
-            matrix = len(shape) == 2 and (2 <= bits <= 8 or (bits == 0 and version == 2))
-            if not (matrix or bits == 16) or len(shape) > 4 or not all(0 <= n <= MAX_RAW_BYTES for n in shape):
+            if not known_tensor(shape, bits) or (version == 1 and not bits) or not all(0 <= n <= MAX_RAW_BYTES for n in shape):
                 raise ValueError(f"tensor {name} has shape {shape} and {bits} bits, which this version does not know")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as e:
         raise ArtifactError(f"the header of the artifact is damaged: {e}") from None
@@ -1181,7 +1182,7 @@ class Stepper:
             loss.backward()
             total += loss.detach()
         for name, p in self.optimizer.params.items():
-            if p.grad is None: raise UserError(f"{name} gets no gradient: use it in each step, be it x 0, or drop it")
+            if p.grad is None: raise UserError(f"{name} gets no gradient: use it in each step, be it x 0, or make it no Parameter")
         if self.runtime.world > 1:
             values = [p.grad for p in self.optimizer.params.values()] + [total]
             flat = torch.cat([v.flatten() for v in values]) / self.runtime.world
@@ -1200,7 +1201,9 @@ class Stepper:
         return {f"weights/{n}": p.data for n, p in self.model.named_parameters()} | self.optimizer.state
     def state(self) -> dict[str, np.ndarray]: return {name: tensor.cpu().numpy().copy() for name, tensor in self.tensors().items()}
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        for name, tensor in self.tensors().items(): tensor.copy_(torch.from_numpy(state[name]))
+        if odd := sorted((mine := self.tensors()).keys() ^ state.keys()):
+            raise UserError(f"{', '.join(odd[:5])} would be lost on --resume: make all of Optimizer.state in __init__")
+        for name, tensor in mine.items(): tensor.copy_(torch.from_numpy(state[name]))
     def warm_up(self, batch: np.ndarray, log: Log) -> None:
         """Compile by running steps on a batch, then put everything back. What fails is gone without: CUDA graphs first, then compiling."""
         saved = self.state()
@@ -1371,7 +1374,8 @@ class Run:
         large = 2 * self.s.NUM_LAYERS * self.s.MODEL_DIM**2 + self.s.BIGRAM_ROWS * self.s.BIGRAM_DIM  # where no blocks share their weights
         if not self.folder and max(1 << 24, sum(w.size for w in weights.values())) < large:  # before it is made; a run has its own
             raise UserError(f"{path} holds fewer weights than the model of its own header (passes of shared blocks: another setting)")
-        model = GPT(self.s, self.runtime)
+        (bare := Settings(SETTINGS)).values |= {key: self.s.values[key] for key in (*MODEL_KEYS, *LATER_KEYS, "EVAL_SEQ_SWEEP")}
+        model = GPT(bare, self.runtime)  # by no other settings than a stranger has
         model.load_weights(weights)
         return model
     def score(self, model: GPT, tokens: np.ndarray, label: str, seq_len: int = 0) -> np.ndarray:
@@ -1438,7 +1442,7 @@ class Run:
         except Exception as e:
             held = ", ".join(sorted(os.listdir(self.folder))) + " (steps taken are in checkpoint.npz or weights.npz)"
             hint = f"\nlower MICROBATCH_TOKENS ({s.MICROBATCH_TOKENS // 2 or 4096} at first) and EVAL_BATCH_TOKENS" * ("memory" in str(e))
-            log(f"failed: {type(e).__name__}: {e}{hint}\n{self.folder} holds {held}; when mended, {go_on}")
+            log(f"failed: {type(e).__name__}: {e}{hint}\n{self.folder} holds {held}; mend its train_gpt.py if need be, then {go_on}")
             raise
     def eval_only(self, path: Path) -> int:
         if (copy := path.parent / "train_gpt.py").is_file() and copy.read_bytes() != SOURCE:

@@ -180,7 +180,8 @@ def rescore(args: argparse.Namespace) -> dict:
             what = f"verified val_bpb {bpb:.8f}, claimed {run['val_bpb']:.8f}; allowed difference {allowed:g}"
             if found["scorer"]["scorer"] != "Scorer":  # what score() does besides, nobody here has seen
                 what += ". Served by its GPT, cache and Learner, with the settings in the artifact's header: others that scoring depends on"
-                what += " belong in LATER_KEYS, and a score() that does more needs a class Scorer beside it (docs/referee.md)"
+                what += " belong in LATER_KEYS, and a score() that does more needs a class Scorer beside it (docs/referee.md); what only"
+                what += " training does asks self.training, not whether gradients are on"
             violations.append({"seed": run["seed"], "rule": "E5", "what": what})
     scores = [row["verified_val_bpb"] for row in rows if row["verified_val_bpb"] is not None]
     names, edited = [row["probes"]["names_left"] for row in rows if "probes" in row], edited_count(ROOT)

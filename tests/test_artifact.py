@@ -176,6 +176,14 @@ def some_artifact(kind):
 KINDS = ["zlib", "zstd", "rans", "rans-step", "zstd-step"]
 
 
+@pytest.mark.parametrize("shape, bits", [((4, 6), 10), ((4, 6), 1), ((4, 6, 2), 4), ((2, 1, 1, 1, 2), 16)])
+def test_what_no_artifact_can_hold_is_refused_before_training(shape, bits, monkeypatch):
+    """When its size is foretold, and not after the run, when it is read again."""
+    monkeypatch.setattr(train_gpt, "bits_of", lambda s, name: bits)
+    with pytest.raises(UserError, match=re.escape(f"embed {shape} may not have {bits} bits")):
+        forecast_bytes({"embed": np.ones(shape, np.float32)}, settings())
+
+
 @pytest.mark.parametrize("codec", ["zlib", "zstd", "rans"])
 @pytest.mark.parametrize("matrix,embed", [(6, 8), (2, 5), (8, 2), (4, 3)])
 def test_round_trip_and_independent_reader_agree(codec, matrix, embed):

@@ -175,7 +175,7 @@ def test_a_parameter_that_nothing_uses_is_named(model, monkeypatch):
     stepper = train_gpt.Stepper(tiny_settings(), CPU, model)
     for world in (1, 2):  # with several devices before the gradients are summed over them
         monkeypatch.setattr(stepper.runtime, "world", world)
-        with pytest.raises(UserError, match="blocks.0.attn.share gets no gradient: use it in each step, be it x 0, or drop it"):
+        with pytest.raises(UserError, match="blocks.0.attn.share gets no gradient: use it in each step, be it x 0, or make it no"):
             stepper.launch(0, torch.ones(1, 9, dtype=torch.int32), 1.0)
 
 

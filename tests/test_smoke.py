@@ -133,6 +133,16 @@ def test_eval_only_of_an_artifact_alone(main, finished, result, tmp_path, tiny, 
     assert line_of(by_environment.out, "scored ")["val_bpb"] == line_of(other.out, "scored ")["val_bpb"]
 
 
+def test_a_run_is_scored_by_no_setting_that_its_artifact_lacks(main, tmp_path, monkeypatch):
+    """One that an edit has forgotten in LATER_KEYS: the run's own score is a stranger's, not one with the setting."""
+    monkeypatch.setattr(train_gpt, "LATER_KEYS", [name for name in train_gpt.LATER_KEYS if name != "MLP_LEAK"])
+    assert main(RUN_ID="x", MLP_LEAK=0.5).code == 0
+    found = json.loads((tmp_path / "runs" / "x" / "result.json").read_text())
+    (tmp_path / "a.bin").write_bytes((tmp_path / "runs" / "x" / "artifact.bin").read_bytes())
+    alone = float(line_of(main("--eval-only", tmp_path / "a.bin").out, "final_sliding_window_exact ")["val_bpb"])
+    assert found["val_bpb"] == pytest.approx(alone, abs=2e-8) and abs(found["export_gap_bpb"]) > 1e-3
+
+
 def test_eval_only_refuses_what_is_no_artifact(main, finished, tmp_path):
     (tmp_path / "cut.bin").write_bytes((finished[0] / "artifact.bin").read_bytes()[:-5])
     for name, words in (("cut.bin", "the file is cut or damaged"), ("none.bin", "there is no such file")):

@@ -208,6 +208,20 @@ def test_state_goes_on_from_where_it_was_saved(both):
         np.testing.assert_array_equal(second.state()[name], value)
 
 
+def test_state_that_a_step_makes_late_is_refused(both):
+    """It would be in a checkpoint, and nothing would take it from there."""
+    import torch
+
+    pair = Pair(both)
+    for twin, s, runtime, model, make in zip(both, pair.settings, pair.runtimes, pair.models, (torch.zeros, both[1].mx.zeros)):
+        stepper = twin.Stepper(s, runtime, model)
+        saved = stepper.state()
+        stepper.optimizer.state["rows/late"] = make(3)
+        for state in (saved, stepper.state() | {"first/other": np.zeros(3, np.float32)}):
+            with pytest.raises(twin.UserError, match="(rows/late|first/other) would be lost on --resume: make all of Optimizer.state"):
+                stepper.load_state(state)
+
+
 @pytest.mark.parametrize("length,window", [(1, 0), (128, 0), (300, 0), (300, 40), (300, 128), (300, 200), (50, 60)])
 def test_attention_in_blocks_is_that_of_a_mask(both, length, window):
     """A CPU goes through blocks of queries; the other tests are shorter than one block."""
