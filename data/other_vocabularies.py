@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from prep.console import ToolError, tool_main
 from prep.dataset_writer import write_dataset
 from prep.encoders import PieceEncoder, tool_versions, train_tokenizer
-from prep.shards import MANIFEST_NAME, read_manifest, temporary_path, tokenizer_of
+from prep.shards import MANIFEST_NAME, MAX_VOCAB, read_manifest, temporary_path, tokenizer_of
 
 try:
     from train_gpt import ByteTable, DataError, document_bounds, load_tokens
@@ -102,8 +102,12 @@ def run() -> int:
     parser.add_argument("--train-bytes", type=int, default=40_000_000, metavar="N", help="train text to use (default: %(default)s)")
     parser.add_argument("--val-documents", type=int, default=109, metavar="N", help="validation documents to score (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=400, metavar="N", help="ITERATIONS of the known vocabulary (default: %(default)s)")
+    args = parser.parse_args()
+    for vocab in args.vocabularies:
+        if not 512 <= vocab <= MAX_VOCAB:
+            raise ToolError(f"{vocab} pieces: allowed are 512 to {MAX_VOCAB}, as in: python3 data/other_vocabularies.py 512 2048 4096")
     try:
-        make(parser.parse_args())
+        make(args)
     except DataError as e:
         raise ToolError(str(e)) from None
     return 0

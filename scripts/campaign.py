@@ -50,6 +50,7 @@ from golf.campaigns import (
 from golf.interrupts import tool_main
 from golf.places import Cluster, LocalJob, resume_arguments
 from golf.results import CALIBRATION_FILE
+from golf.texts import write_whole
 
 try:
     from filelock import FileLock, Timeout
@@ -195,10 +196,9 @@ def check_unchanged(seen: dict[str, tuple[Planned, Seen]], folder: Path) -> None
 def write_table(campaign: Campaign) -> Table:
     table = Table(campaign)
     text, path = table.text(), campaign.folder / RESULTS
-    part = path.with_name(f"{RESULTS}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-    print(f"\n{text}\nwritten to {path}", flush=True)
+    print(f"\n{text}", flush=True)
+    write_whole(path, text)
+    print(f"written to {path}", flush=True)
     return table
 
 

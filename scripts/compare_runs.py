@@ -29,7 +29,19 @@ from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, sd, too_unequal
 from golf.texts import safe
 
 try:
-    from golf.significance import MOST_SEEDS, POWER, Noise, findable, fixed, noise_floor, paired, seeds_needed, welch, welch_of_scores
+    from golf.significance import (
+        MOST_SEEDS,
+        POWER,
+        Noise,
+        findable,
+        fixed,
+        noise_floor,
+        paired,
+        power_of,
+        seeds_needed,
+        welch,
+        welch_of_scores,
+    )
 except ImportError:
     needs.refuse("compare_runs.py", "scipy", "requirements-analysis.txt")
 except KeyboardInterrupt:
@@ -167,12 +179,19 @@ def unequal_line(n_a: int, n_b: int) -> str:
     )
 
 
-def more_seeds(difference: float, noise: Noise, n: int, alpha: float) -> str:
-    """How many seeds a difference of this size would take."""
+def more_seeds(difference: float, noise: Noise, n_a: int, n_b: int, alpha: float) -> str:
+    """How many seeds a difference of this size would take: more of the smaller side where that is enough."""
+    n, most = sorted((n_a, n_b))
+    what = f"a difference of {abs(difference):.5f} bpb"
+    enough = (k for k in range(max(n, 2), most) if power_of(difference, noise.sd, k, most, alpha) >= POWER)
+    if k := next(enough, None):
+        if k == n:
+            return f"{n} against {most} runs, as there are, would have shown {what} in {POWER:.0%} of cases"
+        of = f"more seed{'s'[: k - n > 1]} of {'A' if n_a < n_b else 'B'} ({k} against {most})"
+        return f"about {k - n} {of} would show {what} in {POWER:.0%} of cases, if it is there"
     needed = seeds_needed(difference, noise.sd, alpha)
     if needed is None:
-        return f"a difference of {abs(difference):.5f} bpb would take more than {MOST_SEEDS} seeds a side: treat it as none"
-    what = f"a difference of {abs(difference):.5f} bpb"
+        return f"{what} would take more than {MOST_SEEDS} seeds a side: treat it as none"
     if needed <= n:
         return f"{needed} seeds a side, no more than there are, would have shown {what} in {POWER:.0%} of cases"
     more = f"about {needed - n} more seed{'s'[: needed - n > 1]} a side ({needed} in all)"
@@ -195,7 +214,7 @@ def verdict(a: list[Result], b: list[Result], alpha: float, gain: float | None) 
         return "cannot tell", f"{sentence}; without a second seed nobody knows what chance does here: run 3 seeds a side"
     if noise is None or fixed(bpb_a) or fixed(bpb_b):
         return "cannot tell", f"{sentence}; runs without any spread do not show what chance does here: {NO_SPREAD}"
-    return "cannot tell", f"{sentence}; {more_seeds(gain or difference, noise, min(len(a), len(b)), alpha)}"
+    return "cannot tell", f"{sentence}; {more_seeds(gain or difference, noise, len(a), len(b), alpha)}"
 
 
 def paired_line(a: list[Result], b: list[Result], alpha: float) -> str:

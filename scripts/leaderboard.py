@@ -32,7 +32,7 @@ from golf.records import NAME, TRACK, Track, digest, load_pins, spread
 from golf.rules import check_folder
 from golf.runs import sha256_of
 from golf.stats import RECORD_MARGIN_NATS, RECORD_P, mean, separation_p, welch_p
-from golf.texts import TextError, read_json, safe
+from golf.texts import TextError, read_json, safe, write_whole
 
 RECORD, OPEN = "track_30min_2mb_local", "track_non_record"
 BEGIN, END = "<!-- leaderboard: begin -->", "<!-- leaderboard: end -->"
@@ -273,7 +273,7 @@ def main(argv: list[str] | None = None, tracks: dict[str, Track] = TRACK, pins: 
             status = 1
         else:
             path.parent.mkdir(exist_ok=True)
-            path.write_text(content, encoding="utf-8", newline="\n")
+            write_whole(path, content)
             print(f"wrote {path.relative_to(args.root)}")
     best = ranked(entries, RECORD)
     print(

@@ -39,12 +39,17 @@ def main(argv: list[str] | None = None) -> int:
         made = source.expand(data) if args.expand else source.pack(data)
         args.target.parent.mkdir(parents=True, exist_ok=True)
         with open(args.target, "xb") as file:
-            file.write(made)
+            try:
+                file.write(made)
+                file.flush()
+            except OSError:
+                args.target.unlink()
+                raise
     except FileExistsError:
         print(f"error: {args.target} exists and is kept as it is; choose another name, or remove it first", file=sys.stderr)
         return 2
     except (OSError, source.SourceError) as e:
-        print(f"error: {args.source}: {e}", file=sys.stderr)
+        print(f"error: {getattr(e, 'filename', None) or args.source}: {getattr(e, 'strerror', None) or e}", file=sys.stderr)
         return 2
     print(f"{args.target}: {len(data)} bytes to {len(made)} bytes")
     return 0

@@ -6,8 +6,9 @@
     python3 scripts/report.py runs/ID --tokens 65536        look at more of the validation text
     python3 scripts/report.py records/TRACK/NAME --logs     logs alone: nothing of the folder is run
 
-Scores each run's first tokens again with the run's own train_gpt.py, which takes a minute or so on a CPU and is kept in the run
-folder as nats.npz; after that a page takes seconds. Use --logs for folders from others. The page needs no network.
+Scores each run's first tokens again with the run's own train_gpt.py, which takes a minute or so on a CPU, some minutes if it learns while
+it is scored, and is kept in the run folder as nats.npz; after that a page takes seconds. Use --logs for folders from others. The page
+needs no network.
 
 Needs: pip install -r requirements-analysis.txt. Exit status: 0 done, 2 bad input.
 """
@@ -19,6 +20,7 @@ import dataclasses
 import html
 import json
 import math
+import os
 import re
 import string
 import sys
@@ -27,7 +29,7 @@ from pathlib import Path
 from golf import needs
 from golf.interrupts import interrupted, tool_main
 from golf.results import Result, ResultError, obstacles, read_curves, read_results
-from golf.texts import CONTROL, TextError, read_text, safe
+from golf.texts import CONTROL, TextError, read_text, safe, write_whole
 
 try:
     import numpy as np
@@ -239,7 +241,7 @@ def cards(runs: list[Shown], tokens: int) -> list[tuple[str, str, str, object]]:
     by_class, by_bits = charts.byte_charts(runs)
     gap = f"Plain windows over the {first}: bpb as shipped, less bpb with this class exact."
     position = f"Plain windows over the {first}; short contexts rest on few bytes."
-    context = f"Sliding windows over the {first}, the stride in proportion."
+    context = f"Sliding windows over the {first}, the stride in proportion. A run that learned while it was scored does not learn here."
     all_cards = [
         ("Training", "Loss", "Training loss in nats per token; the very first steps are above the frame.", loss),
         ("Training", "Learning rate", "Share of the full learning rates.", charts.curve_chart(runs, "lr_scale", "share")),
@@ -287,12 +289,9 @@ def page(runs: list[Shown], tokens: int) -> str:
 
 def write_page(path: Path, content: str) -> None:
     """Whole or not at all. Raises ResultError."""
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(content, encoding="utf-8")
-        part.replace(path)
+        write_whole(path, content)
     except OSError as e:
-        part.unlink(missing_ok=True)
         raise ResultError(f"cannot write {path}: {e.strerror}; name another file: -o report.html") from None
 
 
@@ -306,6 +305,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.tokens < 64:
             raise ResultError(f"--tokens {args.tokens}: at least 64; the default is 16384")
+        first = args.runs[0]
+        output = args.output or (first if first.is_dir() else first.parent) / "report.html"
+        if output.parent.joinpath("submission.json").is_file():
+            raise ResultError(f"{output} would be an unlisted file in a record; name another place: -o report.html")
+        if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):  # before minutes of scoring
+            raise ResultError(f"cannot write {output}: no folder to write to; name another file: -o report.html")
+        if len(args.runs) > MOST_RUNS:
+            raise ResultError(f"{len(args.runs)} runs; a page holds up to {MOST_RUNS}, so name fewer")
         runs = []
         for path in args.runs:
             runs += load(path, args.tokens, args.logs)
@@ -314,10 +321,6 @@ def main(argv: list[str] | None = None) -> int:
             run.label += f" ({same + 1})" if same else ""
         if len(runs) > MOST_RUNS:
             raise ResultError(f"{len(runs)} runs; a page holds up to {MOST_RUNS}, so name fewer")
-        first = args.runs[0]
-        output = args.output or (first if first.is_dir() else first.parent) / "report.html"
-        if output.parent.joinpath("submission.json").is_file():
-            raise ResultError(f"{output} would be an unlisted file in a record; name another place: -o report.html")
         write_page(output, page(runs, args.tokens))
     except (ResultError, TextError) as e:
         print(f"error: {e}", file=sys.stderr)

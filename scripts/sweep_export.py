@@ -106,7 +106,8 @@ def print_rows(trainer: ModuleType, run: object, folder: Path, items: list[str])
         bpb = bpb_of(trainer.decode_artifact(artifact)[1])
         usual = trainer.balanced_steps(weights, s, guides[key][1])  # before the byte target, which scales all alike
         factor = next((steps[name] / usual[name] for name in steps), 1.0)
-        fitted = f" (steps x {factor:.3f})" if s.TARGET_BYTES else ""
+        missed = ", misses TARGET_BYTES" * (abs(code_bytes + len(artifact) - s.TARGET_BYTES) > s.TARGET_BYTES // 100)
+        fitted = f" (steps x {factor:.3f}{missed})" if s.TARGET_BYTES else ""
         print("| " + " | ".join([*values, f"{code_bytes + len(artifact)}{fitted}", f"{bpb:.6f}", f"{bpb - exact:+.6f}"]) + " |", flush=True)
         left_s = (time.monotonic() - begin) / done * (len(rows) - done)
         print(f"row {done} of {len(rows)}, about {left_s:.0f} s left", file=sys.stderr)

@@ -10,6 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+from golf.texts import write_whole
+
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = re.compile(r"^# shared: begin (\w+)\n.*?^# shared: end \1\n", re.M | re.S)
 
@@ -39,7 +41,7 @@ def main(argv):
         print(f"train_gpt_mlx.py differs in {', '.join(differing)}; type: python3 scripts/sync_twins.py", file=sys.stderr)
         return 1
     if differing:
-        twin_path.write_text(new, encoding="utf-8")
+        write_whole(twin_path, new)
         print(f"copied {', '.join(differing)} into train_gpt_mlx.py")
     return 0
 

@@ -24,7 +24,7 @@ from conftest import Done, environment
 from filelock import FileLock
 from folders import ROOT, edit
 from golf import campaigns, places
-from golf.campaign_table import Table
+from golf.campaign_table import Table, read_journal
 
 import train_gpt
 
@@ -144,8 +144,10 @@ class Bench:
         return subprocess.Popen(command, env=environment(**env), cwd="/", stdout=pipe, stderr=pipe, text=True)
 
     def journal(self) -> list[dict]:
+        """What ended."""
         path = self.runs / "camp" / "journal.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [entry for entry in entries if entry["state"] != "begun"]
 
     def ran(self) -> list[str]:
         return [entry["run"] for entry in self.journal()]
@@ -574,6 +576,27 @@ def test_what_shared_its_machine_once_did_even_if_it_went_on_alone(bench, monkey
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert "In parallel, 2 jobs of" in bench().out and bench.journal()[-1]["shared"] == ""
+
+
+def test_what_was_killed_while_it_shared_its_machine_did_share_it(bench):
+    """The campaign that was killed wrote no end."""
+    process = bench.start("--jobs", "2", STUB_WAITS="base_s1")
+    wait_for(bench.runs / "camp" / "base_s1" / "waiting")
+    folder, path = bench.runs / "camp", bench.runs / "camp" / "journal.jsonl"
+    begun = [json.loads(line) for line in path.read_text().splitlines()]
+    assert begun[0]["run"] == "base_s1" and begun[0]["state"] == "begun" and begun[0]["shared"]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in [begun[0], begun[0] | {"resumed": True, "shared": ""}]))
+    assert read_journal(folder)["base_s1"]["shared"] == begun[0]["shared"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(bench, tmp_path):
+    (tmp_path / "file").write_text("")
+    bench.runs = tmp_path / "file" / "runs"
+    process = bench.start()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and err.startswith(f"error: {bench.runs}") and "Traceback" not in err, err
 
 
 def test_a_config_from_elsewhere_is_taken_and_a_trainer_that_exits_is_named(bench, tmp_path):

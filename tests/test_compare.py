@@ -206,6 +206,17 @@ def test_the_line_about_nats_claims_no_more_than_its_p(runs, compare):
     assert "val_loss: A - B" not in compare(b, wide)[1]
 
 
+def test_where_one_side_has_more_runs_the_other_is_asked_for_seeds():
+    noise = significance.Noise(0.01, 5, 0.006, 0.02)
+    words = compare_runs.more_seeds(0.025, noise, 2, 8, 0.05)
+    k = int(re.search(r"about (\d+) more seeds of A \((\d+) against 8\)", words)[2])
+    powers = [significance.power_of(0.025, 0.01, n, 8, 0.05) for n in (k - 1, k)]
+    assert 2 < k < 8 and powers[0] < significance.POWER <= powers[1]
+    assert "more seeds of B (" in compare_runs.more_seeds(0.025, noise, 8, 1, 0.05)
+    assert compare_runs.more_seeds(0.05, noise, 3, 8, 0.05).startswith("3 against 8 runs, as there are, would have shown")
+    assert "seeds a side" in compare_runs.more_seeds(0.001, noise, 2, 8, 0.05)
+
+
 def test_planned_seeds_are_for_the_difference_asked_for(runs, compare):
     a, b = runs.make("a", 0.001, 0.0, -0.001), runs.make("b", 0.0011, 0.0001, -0.0009)
     noise, needed = 0.001, compare_runs.seeds_needed(0.002, 0.001)
@@ -223,8 +234,10 @@ def test_seeds_that_are_there_already_are_not_asked_for(runs, compare):
     words = "no more than there are, would have shown a difference of 0.00250 bpb in 80% of cases"
     assert f"; {needed} seeds a side, {words}" in out and "more seed" not in out
     edge = compare_runs.Noise(noise, 8, 0.0, 1.0)
-    assert "no more than there are" in compare_runs.more_seeds(0.0025, edge, needed, 0.05)
-    assert compare_runs.more_seeds(0.0025, edge, needed - 1, 0.05).startswith(f"about 1 more seed a side ({needed} in all) would show")
+    assert "no more than there are" in compare_runs.more_seeds(0.0025, edge, needed, needed, 0.05)
+    assert compare_runs.more_seeds(0.0025, edge, needed - 1, needed - 1, 0.05).startswith(
+        f"about 1 more seed a side ({needed} in all) would show"
+    )
 
 
 @pytest.mark.parametrize("n_a, n_b, warned", [(2, 5, "A"), (7, 3, "B"), (2, 4, ""), (3, 6, ""), (1, 7, ""), (4, 9, ""), (3, 3, "")])

@@ -146,17 +146,24 @@ class Worker:
 
     def begin(self, p: Planned, place: Place, left: str) -> Working:
         resumed = p.folder.exists()
+        self.note(p, place, state="begun", resumed=resumed)
         self.say(p, " ".join(filter(None, ["goes on" if resumed else "starts", place.label])) + f"; time left for all: {left}")
         console = self.console / f"{p.name}.txt"
         written = size_of(console), size_of(p.folder / "train.log")  # by earlier attempts
         return Working(p, place, place.start(p, console), time.monotonic(), resumed, written)
 
+    def note(self, p: Planned, place: Place, **entry: object) -> None:
+        """A line of the journal. Without it a run would count as one that had its machine for itself, so it is written at both ends."""
+        try:
+            with open(self.campaign.folder / JOURNAL, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"run": p.name, **entry, "shared": place.shared}) + "\n")
+        except OSError as e:
+            self.say(p, f"warning: the journal of the campaign cannot be written ({e.strerror}); free space")
+
     def end(self, w: Working, status: int) -> None:
         seen, spent = look(w.p.folder), time.monotonic() - w.begun
         self.seen[w.p.name] = w.p, seen
-        entry = {"run": w.p.name, "status": status, "state": seen.state, "wall_s": round(spent, 1), "resumed": w.resumed}
-        with open(self.campaign.folder / JOURNAL, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry | {"shared": w.place.shared}) + "\n")
+        self.note(w.p, w.place, status=status, state=seen.state, wall_s=round(spent, 1), resumed=w.resumed)
         if seen.state == FINISHED:
             size = seen.result.facts.size
             over = ", OVER THE CAP" if size["total_bytes"] > size["cap_bytes"] else ""

@@ -1,8 +1,9 @@
-"""What ends no tool with a traceback: Ctrl-C, for a word and exit status 130, and signs that an old locale does not have."""
+"""What ends no tool with a traceback: Ctrl-C, for a word and exit status 130, a full disk, signs that an old locale does not have."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -16,10 +17,16 @@ def interrupted() -> int:
 
 
 def tool_main(main: Callable[[], int]) -> int:
-    """The exit status of main(), or of Ctrl-C."""
+    """The exit status of main(), of Ctrl-C, or 2 where a file cannot be read or written."""
     with contextlib.suppress(AttributeError):  # a closed stdout is None
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it
     try:
         return main()
     except KeyboardInterrupt:
         return interrupted()
+    except BrokenPipeError:  # whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+        return 0
+    except OSError as e:
+        print(f"error: {e.filename or 'a file'}: {e.strerror or e}; free space, or name another place", file=sys.stderr)
+        return 2

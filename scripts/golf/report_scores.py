@@ -10,6 +10,7 @@ import contextlib
 import glob
 import json
 import math
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,7 +108,8 @@ def open_run(trainer: ModuleType, folder: Path, tokens: int, wanted_sha256: str)
 
     class Quiet(trainer.Log):
         def __call__(self, line: str) -> None:
-            pass
+            if " progress:" in line:  # how far it is, where no terminal shows a bar
+                print(line, file=sys.stderr, flush=True)
 
     settings = trainer.Settings(trainer.SETTINGS)
     settings.read_file(folder / "settings.env")
@@ -138,10 +140,13 @@ def compute(trainer: ModuleType, folder: Path, tokens: int, wanted_sha256: str) 
 
     learning = {"ttt": s.TTT_LR} if s.values.get("TTT_LR") else {}
     nats = nats_at(s.EVAL_SEQ_LEN, s.EVAL_STRIDE, **learning)
-    context, length = [[s.EVAL_SEQ_LEN, bpb(nats)]], s.EVAL_SEQ_LEN // 2
-    while length >= SHORTEST_CONTEXT:
-        context.append([length, bpb(nats_at(length, max(1, length * s.EVAL_STRIDE // s.EVAL_SEQ_LEN), **learning))])
-        length //= 2
+    lengths = [s.EVAL_SEQ_LEN]
+    while lengths[-1] // 2 >= SHORTEST_CONTEXT:
+        lengths.append(lengths[-1] // 2)
+    context = []
+    for length in lengths:  # of the model as shipped: learning would take longer the shorter the windows, and short strides, too
+        stride = max(1, length // 4 if learning else length * s.EVAL_STRIDE // s.EVAL_SEQ_LEN)
+        context.append([length, bpb(nats if length == s.EVAL_SEQ_LEN and not learning else nats_at(length, stride))])
     if "NGRAM_CACHE" in s.values:
         s.values["NGRAM_CACHE"] = 0
     plain = nats_at(s.EVAL_SEQ_LEN, s.EVAL_SEQ_LEN)  # what the model knows by itself

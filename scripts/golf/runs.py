@@ -229,9 +229,12 @@ def read_run(path: Path) -> RunFolder:
             raise RunError(f"{path} has no {name}: the run is not finished; go on with it: python3 {path / 'train_gpt.py'} --resume {path}")
     try:
         facts = parse_log(read_text(path / "train.log"))
-        result = read_json(path / "result.json")
     except (TextError, LogError) as e:
-        raise RunError(f"{path}: {e}; the log of a finished run is needed") from None
+        raise RunError(f"{path}: train.log: {e}; the log of a finished run is needed") from None
+    try:
+        result = read_json(path / "result.json")
+    except TextError as e:
+        raise RunError(f"{path}: result.json: {e}; put the run's own file back") from None
     if not isinstance(result, dict):
         raise RunError(f"{path}: result.json holds no object of names and values, as a finished run writes it; put its own file back")
     same = {key: (facts.final[key], result.get(key)) for key in ("val_loss", "val_bpb")} | {

@@ -171,6 +171,32 @@ def parse(data: bytes) -> ast.Module:
 
 
 @functools.lru_cache(8)
+def nodes_of(tree: ast.Module) -> list[ast.AST]:
+    return list(ast.walk(tree))
+
+
+@functools.lru_cache(100_000)
+def does(name: str) -> tuple[str, ...]:
+    """What a full name, as os.system, does that a trainer must not need, as far as it is known."""
+    found, parts = [], name.split(".")
+    if "os" in parts[1:3]:  # as a library hands it out: torch.os
+        parts = parts[parts.index("os", 1) :]
+        name = ".".join(parts)
+    for end in range(1, min(len(parts), 4) + 1):
+        if (known := ".".join(parts[:end])) in NAMES:
+            found.append(f"{known} {NAMES[known]}")
+    if re.match(r"os\.(exec|spawn|posix_spawn)", name):
+        found.append(f"{name} runs a program")
+    if re.match(r"os\.(posix_fadvise|preadv|pwritev|RWF_|sendfile|splice|copy_file_range)|mmap\.MADV_|fcntl\.fcntl", name):
+        found.append(f"{name} tells or changes what is cached, or reads past a buffer")
+    if set(parts[1:]) & {"ctypes", "_ctypes", "cffi", "subprocess", "_posixsubprocess"}:  # as a library hands them out: torch.ctypes
+        found.append(f"{name} runs native code or programs")
+    if set(parts[1:]) & DOCSTRINGS:  # the module's own __doc__ has no dot
+        found.append(f"{name} reads the text of packages, which no artifact counts")
+    return tuple(found)
+
+
+@functools.lru_cache(8)
 def reaches(tree: ast.Module, packages: frozenset[str]) -> list[tuple[int, str]]:
     """(line, what it does) for imports and names that a trainer's evaluation must not need: network, programs, pickles.
 
@@ -179,8 +205,8 @@ def reaches(tree: ast.Module, packages: frozenset[str]) -> list[tuple[int, str]]
     found = []
     allowed = packages | {"compression"} | set(sys.stdlib_module_names) - TEXTS  # in the library since Python 3.14
     aliases: dict[str, str] = {}
-    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom, ast.Call, ast.Name, ast.Attribute))]
-    found += [(x.lineno, "asks for docstrings") for x in ast.walk(tree) if isinstance(x, ast.Constant) and x.value == "__doc__"]
+    nodes = nodes_of(tree)
+    found += [(x.lineno, "asks for docstrings") for x in nodes if isinstance(x, ast.Constant) and x.value == "__doc__"]
 
     def name_of(node: ast.AST) -> str:
         """The full name that a name or attribute stands for, as far as the imports tell."""
@@ -188,21 +214,7 @@ def reaches(tree: ast.Module, packages: frozenset[str]) -> list[tuple[int, str]]
         return (aliases.get(first, first) + dot + rest).removeprefix("builtins.")
 
     def look_up(name: str, line: int) -> None:
-        parts = name.split(".")
-        if "os" in parts[1:3]:  # as a library hands it out: torch.os
-            parts = parts[parts.index("os", 1) :]
-            name = ".".join(parts)
-        for end in range(1, min(len(parts), 4) + 1):
-            if (known := ".".join(parts[:end])) in NAMES:
-                found.append((line, f"{known} {NAMES[known]}"))
-        if re.match(r"os\.(exec|spawn|posix_spawn)", name):
-            found.append((line, f"{name} runs a program"))
-        if re.match(r"os\.(posix_fadvise|preadv|pwritev|RWF_|sendfile|splice|copy_file_range)|mmap\.MADV_|fcntl\.fcntl", name):
-            found.append((line, f"{name} tells or changes what is cached, or reads past a buffer"))
-        if set(parts[1:]) & {"ctypes", "_ctypes", "cffi", "subprocess", "_posixsubprocess"}:  # as a library hands them out: torch.ctypes
-            found.append((line, f"{name} runs native code or programs"))
-        if set(parts[1:]) & DOCSTRINGS:  # the module's own __doc__ has no dot
-            found.append((line, f"{name} reads the text of packages, which no artifact counts"))
+        found.extend((line, what) for what in does(name))
 
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -243,7 +255,7 @@ def reaches(tree: ast.Module, packages: frozenset[str]) -> list[tuple[int, str]]
 
 def setting_names(tree: ast.Module) -> set[str]:
     """The names that calls of Setting declare."""
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and dotted(node.func) == "Setting" and node.args)
+    calls = (node for node in nodes_of(tree) if isinstance(node, ast.Call) and dotted(node.func) == "Setting" and node.args)
     return {node.args[0].value for node in calls if isinstance(node.args[0], ast.Constant)}
 
 
