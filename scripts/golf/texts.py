@@ -60,9 +60,9 @@ def write_whole(path: Path, text: str) -> None:
     try:
         part.write_text(text, encoding="utf-8", newline="\n")
         part.replace(path)
-    except OSError:
+    except OSError as e:
         part.unlink(missing_ok=True)
-        raise
+        raise OSError(e.errno, e.strerror, str(path)) from None
 
 
 def read_json(path: Path) -> object:
