@@ -11,8 +11,6 @@ import ast
 import collections
 from pathlib import Path
 
-from golf.texts import write_whole
-
 ROOT = Path(__file__).resolve().parents[1]
 Setting = collections.namedtuple("Setting", "name default allowed help")
 
@@ -57,4 +55,4 @@ def page() -> str:
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    write_whole(ROOT / "docs" / "settings.md", page())
+    (ROOT / "docs" / "settings.md").write_text(page(), encoding="utf-8")
