@@ -434,9 +434,7 @@ def initial_weights(s: Settings, weights: dict[str, np.ndarray]) -> dict[str, np
         else: start[name] = rng.standard_normal(value.shape) * (s.EMBED_INIT_STD if role == "embed" else value.shape[1] ** -0.5)
     return {name: value.astype(np.float32) for name, value in start.items()}
 # shared: end roles
-def norm(x: Tensor) -> Tensor:
-    """Root-mean-square norm over the last dimension, without weights."""
-    return F.rms_norm(x, (x.size(-1),), eps=1e-6)
+def norm(x: Tensor) -> Tensor: return F.rms_norm(x, (x.size(-1),), eps=1e-6)  # by the root mean square of the last dimension, no weights
 WATCH: list[Callable[[Tensor, tuple[Tensor, ...]], None]] = []  # told the input of every product: second_moments puts itself here
 def linear(x: Tensor, *weights: Tensor, scale: Tensor | None = None) -> Tensor:
     """x times each of some matrices, side by side, and times `scale` (outputs,), folded into the matrix: so it costs no pass over the
@@ -751,6 +749,15 @@ def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice
     finds, cells = (np.stack(x) for x in zip(*map(look_up, context_hashes(tokens[:-1], documents[:n], orders))))
     cache = Cache(len(finds))
     return lambda nats, z: cache.learn(np.exp(-nats.astype(np.float64)), finds[:, z], cells[..., z])
+def score_learning(learner: Learner, tokens: np.ndarray, s: Settings, log: Log, label: str, seq_len: int, stride: int) -> np.ndarray:
+    """score() where the model learns from each window once it is scored; it gets its weights back at the end."""
+    nats, weights, mix = np.zeros(len(tokens) - 1, np.float32), learner.model.weights(), cache_beside(tokens, s.NGRAM_CACHE)
+    with log.progress(label, len(nats), "tokens") as bar:
+        for _, end, first in score_windows(len(nats), seq_len, stride):
+            nats[first:end] = learner.learn(tokens[first : end + 1], lambda own, z=slice(first, end): mix(own, z))
+            bar(end - first)
+    learner.model.load_weights(weights)
+    return nats
 # shared: end cache
 class Learner(torch.optim.Adam):
     """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432).
@@ -782,16 +789,9 @@ class Learner(torch.optim.Adam):
 COMPILE_ABOVE = 256  # score() compiles for more batches than this: fewer are done sooner without. The referee goes by it too
 def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, ttt=0.0) -> np.ndarray:
     """Nats of every target of a stream of n + 1 tokens, each scored once, beside the cache: (n,) float32. With `ttt`, the model learns
-    from each window once it is scored, at that rate, uncompiled as the referee does, and gets its weights back at the end."""
+    from each window once it is scored, at that rate, uncompiled as the referee does."""
+    if ttt: return score_learning(Learner(model, ttt, s.TTT_DOC_LR, seq_len - stride), tokens, s, log, label, seq_len, stride)
     n, nats = len(tokens) - 1, np.zeros(len(tokens) - 1, np.float32)
-    if ttt:
-        weights, learner, mix = model.weights(), Learner(model, ttt, s.TTT_DOC_LR, seq_len - stride), cache_beside(tokens, s.NGRAM_CACHE)
-        with log.progress(label, n, "tokens") as bar:
-            for _, end, first in score_windows(n, seq_len, stride):
-                nats[first:end] = learner.learn(tokens[first : end + 1], lambda own, z=slice(first, end): mix(own, z))
-                bar(end - first)
-        model.load_weights(weights)
-        return nats
     batches = window_batches(n, seq_len, stride, max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)))
     stream, mine = torch.from_numpy(tokens.astype(np.int64)).to(r.device), batches[r.rank :: r.world]
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation

@@ -751,6 +751,15 @@ def cache_beside(tokens: np.ndarray, orders: int) -> Callable[[np.ndarray, slice
     finds, cells = (np.stack(x) for x in zip(*map(look_up, context_hashes(tokens[:-1], documents[:n], orders))))
     cache = Cache(len(finds))
     return lambda nats, z: cache.learn(np.exp(-nats.astype(np.float64)), finds[:, z], cells[..., z])
+def score_learning(learner: Learner, tokens: np.ndarray, s: Settings, log: Log, label: str, seq_len: int, stride: int) -> np.ndarray:
+    """score() where the model learns from each window once it is scored; it gets its weights back at the end."""
+    nats, weights, mix = np.zeros(len(tokens) - 1, np.float32), learner.model.weights(), cache_beside(tokens, s.NGRAM_CACHE)
+    with log.progress(label, len(nats), "tokens") as bar:
+        for _, end, first in score_windows(len(nats), seq_len, stride):
+            nats[first:end] = learner.learn(tokens[first : end + 1], lambda own, z=slice(first, end): mix(own, z))
+            bar(end - first)
+    learner.model.load_weights(weights)
+    return nats
 # shared: end cache
 class Learner(optimizers.Adam):
     """Test-time training: steps against the gradient over its root mean square, damped by `eps` (dynamic evaluation, arXiv:1709.07432).
@@ -781,16 +790,9 @@ class Learner(optimizers.Adam):
         return mixed
 def score(model: GPT, tokens: np.ndarray, s: Settings, r: Runtime, log: Log, label: str, seq_len: int, stride: int, ttt=0.0) -> np.ndarray:
     """Nats of every target of a stream of n + 1 tokens, each scored once, beside the cache: (n,) float32. With `ttt`, the model learns
-    from each window once it is scored, at that rate, and gets its weights back at the end."""
+    from each window once it is scored, at that rate."""
+    if ttt: return score_learning(Learner(model, ttt, s.TTT_DOC_LR, seq_len - stride), tokens, s, log, label, seq_len, stride)
     n, nats = len(tokens) - 1, np.zeros(len(tokens) - 1, np.float32)
-    if ttt:
-        weights, learner, mix = model.weights(), Learner(model, ttt, s.TTT_DOC_LR, seq_len - stride), cache_beside(tokens, s.NGRAM_CACHE)
-        with log.progress(label, n, "tokens") as bar:
-            for _, end, first in score_windows(n, seq_len, stride):
-                nats[first:end] = learner.learn(tokens[first : end + 1], lambda own, z=slice(first, end): mix(own, z))
-                bar(end - first)
-        model.load_weights(weights)
-        return nats
     batches = window_batches(n, seq_len, stride, max(1, s.EVAL_BATCH_TOKENS // min(seq_len, n)))
     usual = (len(batches[len(batches) // 2][0]), stride)  # the shape of nearly all batches; others are not worth a compilation
     compiled = mx.compile(lambda x, y: model.nats(x, y, stride), inputs=model.state) if r.gpu and r.compile else None

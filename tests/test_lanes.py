@@ -159,7 +159,7 @@ def test_a_convolution_is_its_definition(reach, T):
     generator = torch.Generator().manual_seed(reach)
     x, taps, weight = (torch.randn(*shape, generator=generator, requires_grad=True) for shape in ((2, T, 4), (reach, 4), (2, T, 4)))
     want = torch.stack([x[:, t] + sum(taps[i] * x[:, t - 1 - i] for i in range(min(reach, t))) for t in range(T)], 1)
-    y = train_gpt.convolve(x, taps)
+    y = train_gpt.convolve(x, taps, None)
     torch.testing.assert_close(y, want)
     for a, b in zip(*(torch.autograd.grad((z * weight.detach()).sum(), (x, taps)) for z in (y, want))):
         torch.testing.assert_close(a, b)
@@ -192,7 +192,7 @@ def test_key_shift_moves_the_slow_half_of_each_key_by_a_token(monkeypatch):
     monkeypatch.setattr(train_gpt, "norm", lambda y: y)
     monkeypatch.setattr(train_gpt, "attend", lambda q, k, v, window: seen.append((q, k, v)) or q)
     for attention in (plain, shifted):
-        attention(x, None, torch.empty(9, 0), torch.empty(9, 0), torch.ones(x.size(2)))
+        attention(x, None, (torch.empty(9, 0), torch.empty(9, 0)), torch.ones(x.size(2)))
     (q, k, v), (q2, k2, v2) = seen
     width = plain.head_dim
     for channel in range(width):

@@ -469,9 +469,9 @@ def test_compiled_dropout_drops_other_units_each_time(both, without_fusing, monk
 
 def test_weights_that_do_not_fit_are_refused(both):
     pair = Pair(both)
-    with pytest.raises(both[1].UserError, match="differ in skips"):
+    with pytest.raises(both[1].UserError, match=r"\[\('skips', .*does LATER_KEYS lack a setting"):
         pair.models[1].load_weights({n: w for n, w in pair.start.items() if n != "skips"})
-    with pytest.raises(both[1].UserError, match="in shapes"):
+    with pytest.raises(both[1].UserError, match=r"build: \[\('skips', .*\('skips', "):
         pair.models[1].load_weights(pair.start | {"skips": np.zeros((7, 7), np.float32)})
 
 
