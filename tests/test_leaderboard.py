@@ -6,6 +6,8 @@ import html.parser
 import json
 import math
 import re
+import subprocess
+import sys
 import types
 
 import pytest
@@ -116,6 +118,17 @@ def test_pages(repository, capsys):
     edit(repository / "README.md", ("^rest$", "more"), (r"^\| \d\.\d{4} \|", "| 1.0000 |"))
     assert build(repository, "--check") == 1 and "README.md is out of date" in capsys.readouterr().err
     assert build(repository) == 0 and (repository / "README.md").read_text().endswith("more\n")
+
+
+def test_a_full_disk_leaves_the_readme_as_it_was(tmp_path):
+    """Files of 8 KiB at most stand for it."""
+    (tmp_path / "records").mkdir()
+    (tmp_path / "README.md").write_text(f"# x\n\n{BEGIN}\nold\n{END}\n" + "x" * 12_000)
+    before = (tmp_path / "README.md").read_text()
+    command = f"ulimit -f 8; exec {sys.executable} {ROOT}/scripts/leaderboard.py --root {tmp_path}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == f"error: {tmp_path}/README.md: File too large; free space, or name another place\n"
+    assert (tmp_path / "README.md").read_text() == before and not list(tmp_path.glob("*.part"))
 
 
 def test_verified_mark_holds_for_the_very_files(repository):

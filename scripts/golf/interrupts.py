@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -28,5 +29,6 @@ def tool_main(main: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
         return 0
     except OSError as e:
-        print(f"error: {e.filename or 'a file'}: {e.strerror or e}; free space, or name another place", file=sys.stderr)
+        full = "; free space, or name another place" * (e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+        print(f"error: {e.filename or 'a file'}: {e.strerror or e}{full}", file=sys.stderr)
         return 2
