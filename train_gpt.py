@@ -952,7 +952,7 @@ def encode_artifact(weights: dict[str, np.ndarray], s: Settings, hessians: dict 
     for name, w in weights.items():
         if not np.isfinite(w).all() or np.abs(w).max(initial=0) > 65_000 or not np.isfinite(hessians.get(name, 0)).all():
             raise UserError(f"cannot export {name}: it holds nan, inf or values beyond float16; lower the rates, or start it otherwise")
-        if not known_tensor(w.shape, bits := bits_of(s, name)): raise UserError(f"{name} {w.shape} may not have {bits} bits: known_tensor")
+        if not known_tensor(w.shape, bits := bits_of(s, name)): raise UserError(f"{name} {w.shape}: {bits} bits, not 16 or (matrix) 0, 2-8")
     tensors = [[name, list(w.shape), bits_of(s, name)] for name, w in sorted(weights.items(), key=lambda x: (bits_of(s, x[0]), x[0]))]
     raw = b"".join(pack_tensor(weights[n], b, s, steps.get(n, 0.0), hessians.get(n)) for n, _, b in tensors)
     if len(raw) > (most := MAX_RANS_BYTES if s.CODEC == "rans" else MAX_RAW_BYTES):

@@ -42,9 +42,9 @@ def main(argv: list[str] | None = None) -> int:
             try:
                 file.write(made)
                 file.flush()
-            except OSError:
-                args.target.unlink()
-                raise
+            except OSError as e:
+                args.target.unlink()  # what is cut would be in the way of the next try
+                raise OSError(e.errno, e.strerror, str(args.target)) from None
     except FileExistsError:
         print(f"error: {args.target} exists and is kept as it is; choose another name, or remove it first", file=sys.stderr)
         return 2

@@ -180,7 +180,7 @@ KINDS = ["zlib", "zstd", "rans", "rans-step", "zstd-step"]
 def test_what_no_artifact_can_hold_is_refused_before_training(shape, bits, monkeypatch):
     """When its size is foretold, and not after the run, when it is read again."""
     monkeypatch.setattr(train_gpt, "bits_of", lambda s, name: bits)
-    with pytest.raises(UserError, match=re.escape(f"embed {shape} may not have {bits} bits")):
+    with pytest.raises(UserError, match=re.escape(f"embed {shape}: {bits} bits, not 16 or (matrix) 0, 2-8")):
         forecast_bytes({"embed": np.ones(shape, np.float32)}, settings())
 
 

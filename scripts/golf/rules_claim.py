@@ -18,7 +18,7 @@ from golf.runs import LogFacts
 from golf.texts import UNSEEN, TextError, read_json, read_text, safe, suspicious_lines
 
 # \u2713 is what leaderboard.py puts on what the referee verified; GitHub makes such signs of :white_check_mark: and &check; too, and
-# an image can show anything.
+# an image can show anything. \u221a looks like one too, but before a letter or a number it is a root.
 SIGNS = "\u237b\u2611\u2705\u2713\u2714\U00010102\U0001f5f8\U0001f5f9\U0001fbb1"
 MARKS = re.compile(rf"[{SIGNS}]|\u221a(?![\w(])|:\w{{0,30}}check(?!point)\w{{0,30}}:|&#?\w{{1,30}};|!\[")
 HTML = re.compile("<[a-z/!?]", re.IGNORECASE)
