@@ -1260,8 +1260,8 @@ class Run:
         parameters = {role: sum(w.size for n, w in weights.items() if role_of(n) == role) for role in dict.fromkeys(ROLES.values())}
         self.log("model " + kv(parameters=sum(parameters.values()), **parameters))
         self.log("forecast " + kv(code_bytes=code, model_bytes=packed, total_bytes=code + packed, cap_bytes=self.s.CAP_BYTES))
-        free, need = shutil.disk_usage(self.folder or ".").free, 20 * sum(parameters.values())
-        if free < need: self.log(f"warning: {free} bytes of disk are free; checkpoint, weights and artifact take {need}")
+        free = shutil.disk_usage(next(x for x in (self.folder or Path(self.s.RUNS_DIR, "run")).resolve().parents if x.exists())).free
+        if free < (need := 20 * sum(parameters.values())): self.log(f"warning: {free} bytes of disk are free; the run's files take {need}")
         reserve = 1.0 + 2.0 * (time.perf_counter() - begin) if limit else 0.0
         if reserve > limit: raise UserError(f"MAX_WALLCLOCK_SECONDS={limit}: the export alone may need {reserve:.0f} s here; raise it")
         return reserve, code + packed

@@ -168,6 +168,20 @@ def test_check_foretells_and_writes_nothing(main, finished, result, tmp_path):
     assert "final_sliding_window_exact" not in done.out
 
 
+def test_a_disk_too_small_for_the_run_is_told(main, monkeypatch, tmp_path):
+    """The disk that the run folder will be on, not the one that the command is typed on."""
+    small = (tmp_path / "small").resolve()
+    small.mkdir()
+
+    def usage(path):
+        return shutil._ntuple_diskusage(10**9, 0, 1000 if path.is_relative_to(small) else 10**9)
+
+    monkeypatch.setattr(train_gpt.shutil, "disk_usage", usage)
+    told = f"warning: 1000 bytes of disk are free; the run's files take {20 * 24232}\n"
+    assert told in main("--check", RUNS_DIR=small / "of/runs").out and told in main("--check", RUNS_DIR=small).out
+    assert "bytes of disk are free" not in main("--check", RUNS_DIR=tmp_path / "runs").out and list(small.iterdir()) == []
+
+
 @pytest.mark.parametrize("target", [30_000, 1_900_000])
 def test_check_says_that_a_byte_target_is_out_of_reach(main, target):
     done = main("--check", QUANT="step", CODEC="rans", TARGET_BYTES=target)

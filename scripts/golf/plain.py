@@ -144,8 +144,8 @@ class Plain:
         self.windows = max(1, s.EVAL_BATCH_TOKENS // s.EVAL_SEQ_LEN)
         self.about = {"device": self.runtime.about()["device"], "precision": self.runtime.about()["precision"]}
         self.memory, self.start = None, 0  # start: where in the stream the row asked about begins
-        self.learner, self.reads = None, False  # reads: it goes by what earlier rows left, so sees each token once (since 2026-11-28)
-        self.scores_rows = False  # its learn() takes a row's tokens and scores their targets itself (since 2026-11-28, a little later)
+        # reads: the Learner goes by what earlier rows left, so sees each token once, and scores a row itself (since 2026-11-28)
+        self.learner, self.reads = None, False
         self.ttt = s.values.get("TTT_LR") or 0
         self.rates = [s.values[key] for key in ("TTT_LR", "TTT_DOC_LR") if key in s.values]  # of a Learner; older ones know no documents
         if self.ttt or s.values.get("NGRAM_CACHE"):  # as the trainer's own score() goes on
@@ -154,7 +154,6 @@ class Plain:
             self.memory = Memory(module, s.NGRAM_CACHE)
         if self.ttt and hasattr(module, "Learner"):
             self.reads = hasattr(module, "behind")
-            self.scores_rows = self.reads and not hasattr(module.Learner, "read")
             self.learner = module.Learner(self.model, *self.rates, *[self.seq_len - self.stride] * self.reads)
 
     def logits(self, tokens: object, last: int) -> object:
@@ -176,12 +175,10 @@ class Plain:
 
     def show(self, of: object, tokens: object, *more: object) -> object:
         """`of` rows (B, T), the model's logits or nats: as score() has them, told of a Learner that `reads`."""
-        if hasattr(self.learner, "read"):  # for a day it was the Learner that was told of them
-            return self.learner.read(of, self.unread(tokens), *more)
         return of(self.unread(tokens), *more, *[self.learner] * self.reads)
 
     def learn_row(self, tokens: object, targets: object) -> None:
-        """The step of a Learner whose learn() scores the row's unread targets itself."""
+        """The step of a Learner that `reads`: its learn() scores the row's unread targets itself."""
         row = self.np.append(tokens[0, self.learner.at - self.start :], targets[0, -1])
         self.learner.learn(row, lambda nats: (nats, self.own_part(nats, tokens, targets)))
 
@@ -231,7 +228,7 @@ class PlainTorch(Plain):
 
     def learn_from(self, tokens: object, targets: object) -> None:
         """The step of test-time training on a window whose scores are final, and the cache's."""
-        if self.scores_rows:
+        if self.reads:
             return self.learn_row(tokens, targets)
         with self.torch.set_grad_enabled(self.learner is not None):
             nats = self.show(self.model.nats, tokens, self.array(targets), targets.shape[1])
